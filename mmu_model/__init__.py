@@ -1,0 +1,1 @@
+"""An executable reference of x86 paging hardware and of KVM's two MMUs."""

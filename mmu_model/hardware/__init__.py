@@ -1,0 +1,1 @@
+"""The processor: physical memory, registers, entry formats, walks. Knows nothing of KVM."""

@@ -1,0 +1,1 @@
+"""The TDP MMU: guest-physical memory mapped through NPT or EPT."""

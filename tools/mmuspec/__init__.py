@@ -1,0 +1,1 @@
+"""Extract, keep, check and report what mmu.rst states. Knows nothing of the model."""

@@ -115,7 +115,7 @@ class _Extraction:
                 yield self._item(Kind.TABLE_ROW, [_whole(*cells)])
 
     def _literal(self, run: Run) -> Iterator[Item]:
-        if any(_is_mapping(row) for row in run.rows()):
+        if any(MAPPING_LINE.match(row) for row in run.raw.split("\n")):
             yield from self._mapping(run)
         else:
             yield self._item(Kind.PARAGRAPH, [_whole(run)])
@@ -172,14 +172,7 @@ def _statement(statement_id: str, pieces: tuple[Piece, ...], words: str) -> Stat
 
 def _words(pieces: tuple[Piece, ...]) -> str:
     """The words of a statement, its markup removed."""
-    return " ".join(
-        "".join(
-            character
-            for character, place in zip(piece.run.plain, piece.run.origin, strict=True)
-            if piece.start <= place < piece.stop
-        )
-        for piece in pieces
-    )
+    return " ".join(piece.run.plain_between(piece.start, piece.stop) for piece in pieces)
 
 
 def _whole(*runs: Run) -> tuple[Piece, ...]:

@@ -219,6 +219,8 @@ def _hanging(blocks: list[Block]) -> list[Block]:
 
 def _as_columns(paragraph: Paragraph) -> Paragraph | Table:
     """A table, if the lines are two columns: a word, a gap, text; indented lines go on with the text."""
+    if not COLUMNS.match(paragraph.run.raw):
+        return paragraph
     groups: list[list[Run]] = []
     for row in paragraph.run.rows():
         if row.raw[:1].isspace() and groups:
@@ -259,12 +261,13 @@ def _cells(entry: Entry) -> list[Entry]:
 def _with_lost_lines(blocks: list[Block], source_lines: list[str], known: set[int]) -> list[Block]:
     """Lines with words that no node accounts for, put back as paragraphs of the section they stand in."""
     lost = _plain_paragraphs(source_lines, known)
-    starts = [i for i, block in enumerate(blocks) if isinstance(block, Heading)]
-    for paragraph in reversed(lost):
-        line = paragraph.run.lines[0]
-        after = [i for i in starts if cast(Heading, blocks[i]).line > line]
-        blocks.insert(after[0] if after else len(blocks), paragraph)
-    return blocks
+    whole: list[Block] = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            while lost and lost[0].run.lines[0] < block.line:
+                whole.append(lost.pop(0))
+        whole.append(block)
+    return [*whole, *lost]
 
 
 def _plain_paragraphs(source_lines: list[str], known: set[int]) -> list[Paragraph]:

@@ -32,7 +32,8 @@ def extract_one(doc: str, spec_directory: Path, tree: Path | None = None, rev: s
 def extract_all(docs: Iterable[str], output: Path, spec_directory: Path) -> int:
     """One YAML file under `output` for each document, and for each .rst below each folder.
 
-    A document that cannot be read is named on standard error and the others are done. Returns the exit status.
+    A document that cannot be read is named on standard error and the others are done. Returns the exit
+    status.
     """
     jobs = _jobs(docs, output)
     failures = 0
@@ -40,8 +41,8 @@ def extract_all(docs: Iterable[str], output: Path, spec_directory: Path) -> int:
         if problem:
             failures += 1
             print(problem, file=sys.stderr)  # noqa: T201
-    written = len(jobs) - failures
-    print(f"{output}: {written} documents written" + (f", {failures} failed" if failures else ""))  # noqa: T201
+    failed = f", {failures} failed" if failures else ""
+    print(f"{output}: {len(jobs) - failures} documents written{failed}")  # noqa: T201
     return 2 if failures else 0
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``mmuspec``. Each command reads, asks one module, prints; modules are imported when used."""
+"""The command line: ``mmuspec``. Each command reads, asks one module, prints; imports are made when used."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class _Commands(click.Group):
 def main(ctx: click.Context, spec: Path | None) -> None:
     """Is the kernel's documentation of KVM's x86 MMU true?
 
-    DOC is a path (.rst, .txt, either gzipped) or a kernel release (6.12). Left out, it is the release that the
-    spec was made from.
+    DOC is a path (.rst, .txt, either gzipped) or a kernel release (6.12). Left out, it is the release that
+    the spec was made from.
     """
     ctx.obj = spec or spec_directory(Path.cwd())
 
@@ -187,7 +187,7 @@ def _release(directory: Path) -> str:
 
 def _not_at_hand(release: str, sha256: str) -> str:
     return (
-        f"mmuspec: note: the words of the document that the spec was made from (sha256 {sha256[:16]}) are not at hand, so "
+        f"mmuspec: note: the document that the spec was made from (sha256 {sha256[:16]}) is not at hand, so "
         f"whether a removed statement is an added one reworded cannot be told; run `mmuspec fetch {release}`"
     )
 

@@ -124,11 +124,11 @@ class _Extraction:
         """Each ``key:   value`` line is an item; lines that are none make paragraphs, a footnote say."""
         text: Run | None = None
         for row in run.rows():
-            if not row.raw.strip() or _is_mapping(row):
+            if not row.raw.strip() or MAPPING_LINE.match(row.raw):
                 if text:
                     yield self._item(Kind.PARAGRAPH, _sentences([text]))
                 text = None
-            if _is_mapping(row):
+            if MAPPING_LINE.match(row.raw):
                 yield self._item(Kind.MAPPING, [_whole(row)], key=row.raw.partition(":")[0])
             elif row.raw.strip():
                 text = text.joined(row) if text else row
@@ -222,7 +222,9 @@ def _runs(blocks: Iterable[Block]) -> list[Run]:
 
 
 def _is_mapping(run: Run) -> bool:
-    return all(MAPPING_LINE.match(row) for row in run.raw.split("\n"))
+    """Whether a paragraph is lines of ``key:   value``. One such line alone is text with a gap in it."""
+    rows = run.raw.split("\n")
+    return len(rows) > 1 and all(map(MAPPING_LINE.match, rows))
 
 
 def _speaks_of_requirements(block: Block | None) -> bool:

@@ -6,24 +6,32 @@ from functools import cache
 from pathlib import Path
 
 from mmuspec import rst
+from mmuspec.cache import Cache
 from mmuspec.document import Document
 from mmuspec.errors import Problem
 from mmuspec.extract import extract
-from mmuspec.fetch import Fetched, fetch
+from mmuspec.fetch import fetch
+from mmuspec.fetch.content import read_file
 from mmuspec.spec import Spec
 from mmuspec.specfiles import load_spec
 
 
 def read_document(doc: str, tree: Path | None = None, rev: str | None = None) -> Document:
     """`DOC` taken apart. Raises `Problem` if it cannot be had, is no text, or has nothing to say."""
-    return taken_apart(fetch(doc, tree=tree, rev=rev))
+    fetched = fetch(doc, tree=tree, rev=rev)
+    return taken_apart(fetched.source, fetched.path, fetched.release)
 
 
-def taken_apart(fetched: Fetched) -> Document:
-    """A fetched text taken apart. Raises `Problem` if there is no statement in it."""
-    document, _ = extract(fetched.source, fetched.path, fetched.release)
+def read_uncached(path: Path) -> Document:
+    """The document in a file taken apart, as `read_document` does, but not kept in the cache."""
+    return taken_apart(read_file(path).decode("utf-8"), str(path))
+
+
+def taken_apart(source: str, path: str, release: str = "") -> Document:
+    """A text taken apart. Raises `Problem` if there is no statement in it."""
+    document, _ = extract(source, path, release)
     if not document.items:
-        raise Problem("has no sentence in it; is this the document?", fetched.path, 1)
+        raise Problem("has no sentence in it; is this the document?", path, 1)
     return document
 
 
@@ -42,6 +50,12 @@ def read_revision(doc: str, tree: Path | None = None, rev: str | None = None) ->
             1,
         )
     return document
+
+
+def statements_at_hand(documents: Cache, sha256: str) -> dict[str, str]:
+    """The statements of a cached document, text by digest; none if it is not at hand."""
+    text = documents.text(sha256)
+    return {s.digest: s.text for s in extract(text, "")[0].statements} if text is not None else {}
 
 
 @cache

@@ -17,6 +17,7 @@ NEW = "Documentation/virt/kvm/x86/mmu.rst"
 PATHS = [
     NEW,
     "Documentation/virt/kvm/mmu.rst",
+    "Documentation/virt/kvm/mmu.txt",
     "Documentation/virtual/kvm/mmu.txt",
     "Documentation/kvm/mmu.txt",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tracemalloc
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from mmuspec.errors import Problem
 from mmuspec.fetch import fetch, web
+from mmuspec.fetch.content import LIMIT
 
 NEW = "/Documentation/virt/kvm/x86/mmu.rst?h=v6.12"
 OLD = "/Documentation/virtual/kvm/mmu.txt?h=v4.19"
@@ -29,7 +31,7 @@ def test_an_old_release_has_it_elsewhere(site: Any, page: str) -> None:
     site.says(OLD, page.encode())
     fetched = fetch("v4.19")
     assert (fetched.source, fetched.path) == (page, OLD[1:].partition("?")[0])
-    assert len(site.asked) == 3
+    assert site.asked[-1] == OLD
 
 
 def test_an_unknown_tag_is_refused(site: Any) -> None:
@@ -65,6 +67,18 @@ def test_what_a_server_may_answer(
     else:
         with pytest.raises(Problem, match=what):
             fetch("6.12")
+
+
+def test_a_page_far_too_large_is_not_read_whole(site: Any) -> None:
+    site.says(NEW, b"a" * 50_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Problem, match="larger than 4 MiB"):
+            fetch("6.12")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * LIMIT
 
 
 def test_a_redirect_within_the_web_is_followed(site: Any, page: str) -> None:

@@ -26,7 +26,7 @@ FORMAT = click.option(
 TREE = click.option(
     "--tree", type=click.Path(path_type=Path), help="A kernel tree to take the document from."
 )
-REV = click.option("--rev", help="The revision of the tree; without it, the files as they are.")
+REV = click.option("--rev", help="A revision: read from the tree and from nowhere else.")
 
 
 class _Commands(click.Group):
@@ -72,6 +72,10 @@ def fetch(directory: Path, release: str | None, tree: Path | None, rev: str | No
 
     found = find(release or _release(directory), tree=tree, rev=rev, progress=_note)
     _note(f"{found.origin}: {found.path}, sha256 {found.sha256}")
+    if not found.cached.is_file():
+        raise Problem(
+            "the document was found but could not be kept here; see the warning above", found.cached
+        )
     click.echo(found.cached)
 
 

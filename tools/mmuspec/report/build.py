@@ -113,8 +113,8 @@ class _Maker:
 def _is_of(spec: Spec, results: Results, path: Path) -> None:
     if results.sha256 != spec.source.sha256:
         raise Problem(
-            f"results of another document ({_revision(results.release, results.sha256)}) than the spec's "
-            f"({_revision(spec.source.release, spec.source.sha256)}); run `pytest conformance/` again",
+            f"results of another document ({_revision(results)}) than the spec's "
+            f"({_revision(spec.source)}); run `pytest conformance/` again",
             path,
         )
     known = {statement.id for statement in spec.everything()}
@@ -131,47 +131,39 @@ def _about_document(spec: Spec, document: Document | None, pairing: Pairing) -> 
     if document is None:
         wanted = f" {spec.source.release}" if spec.source.release else ""
         yield (
-            "No document at hand: statements are shown by their claims, without the document's words. "
-            f"`mmuspec fetch{wanted}` brings it."
+            "No document at hand: claims stand in for the document's words. "
+            f"To see its words, run mmuspec fetch{wanted}, then mmuspec report."
         )
         return
-    wordless = sum(statement.id not in pairing.texts for statement in spec.statements())
     if document.source.sha256 != spec.source.sha256:
-        at_hand = _revision(document.source.release, document.source.sha256)
         yield (
-            f"The document at hand ({at_hand}) is not the one that the spec was made from "
-            f"({_revision(spec.source.release, spec.source.sha256)}); `mmuspec check` says what differs."
+            f"The document at hand ({_revision(document.source)}) is not the one that the spec was made from "
+            f"({_revision(spec.source)}). mmuspec check says what differs."
         )
+    wordless = sum(statement.id not in pairing.texts for statement in spec.statements())
     if wordless:
-        yield f"{_counted(wordless, 'statement')} of the spec without words in the document at hand."
+        yield f"Statements of the spec that are not in the document at hand: {wordless}."
     if pairing.strangers:
-        yield f"{_counted(len(pairing.strangers), 'statement')} of the document at hand not in the spec."
+        yield f"Statements of the document at hand that are not in the spec: {len(pairing.strangers)}."
 
 
 def _about_results(spec: Spec, results: Results | None) -> Iterator[str]:
     if results is None:
-        yield "No test results at hand: nothing counts as tested. `pytest conformance/` makes them."
+        yield "No test results at hand: nothing counts as tested. Run pytest conformance/ to get them."
         return
     shown = {statement.id: statement.verdict for statement in results.statements}
     verdicts = {s.id: s.curated.verdict and s.curated.verdict.value for s in spec.statements()}
     missing = sum(each not in shown for each in verdicts)
     edited = sum(each in shown and verdict != shown[each] for each, verdict in verdicts.items())
     if missing:
-        yield f"{_counted(missing, 'statement')} not part of the test run; run `pytest conformance/` again."
+        yield f"Statements that were not part of the test run: {missing}. Run pytest conformance/ again."
     if edited:
-        yield (
-            f"{_counted(edited, 'verdict')} newer than the test run; "
-            "statuses are those of the verdicts of today."
-        )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
+        yield f"Verdicts edited since the tests ran: {edited}. Statuses follow the verdicts of today."
 
 
 def _and_more(ids: Sequence[str]) -> str:
     return f" (nor are {len(ids) - 1} more)" if len(ids) > 1 else ""
 
 
-def _revision(release: str, sha256: str) -> str:
-    return f"{release or 'no release'}, sha256 {sha256[:12]}"
+def _revision(of: Source | Results) -> str:
+    return f"{of.release or 'no release'}, sha256 {of.sha256[:12]}"

@@ -61,7 +61,7 @@ def dossier(
     kernels: Iterable[str],
     anchor: str,
 ) -> Dossier:
-    """Put together what the spec says, what the run `shown` (None: nothing), and the `text` (None: unknown)."""
+    """Put together what the spec says, what the run has `shown`, and the `text`; None is nothing known."""
     curated = statement.curated
     tests = shown.tests if shown else ()
     violations = shown.violations if shown else ()

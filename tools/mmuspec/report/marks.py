@@ -10,7 +10,7 @@ from mmuspec.status import Status
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """`sign` is one character that every system font has; `meaning` ends the sentence "this statement ..."."""
+    """`sign` is one character that system fonts have; `meaning` completes "a statement that ..."."""
 
     sign: str
     meaning: str

@@ -76,7 +76,7 @@ def _words(run: Run, styles: list[Style], start: int, stop: int) -> tuple[tuple[
 
 
 def _styles(run: Run) -> list[Style]:
-    """The style of each character of `run.plain`: markup that was left out opens one, or closes the open one."""
+    """The style of each character of `run.plain`; markup before it opens a style or closes one."""
     found, style, behind = [], Style.PLAIN, 0
     for place in run.origin:
         markup = run.raw[behind:place]

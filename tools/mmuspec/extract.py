@@ -115,7 +115,7 @@ class _Extraction:
                 yield self._item(Kind.TABLE_ROW, [_whole(*cells)])
 
     def _literal(self, run: Run) -> Iterator[Item]:
-        if any(_is_mapping(row) for row in run.rows()):
+        if any(MAPPING_LINE.match(row) for row in run.raw.split("\n")):
             yield from self._mapping(run)
         else:
             yield self._item(Kind.PARAGRAPH, [_whole(run)])
@@ -124,11 +124,11 @@ class _Extraction:
         """Each ``key:   value`` line is an item; lines that are none make paragraphs, a footnote say."""
         text: Run | None = None
         for row in run.rows():
-            if not row.raw.strip() or _is_mapping(row):
+            if not row.raw.strip() or MAPPING_LINE.match(row.raw):
                 if text:
                     yield self._item(Kind.PARAGRAPH, _sentences([text]))
                 text = None
-            if _is_mapping(row):
+            if MAPPING_LINE.match(row.raw):
                 yield self._item(Kind.MAPPING, [_whole(row)], key=row.raw.partition(":")[0])
             elif row.raw.strip():
                 text = text.joined(row) if text else row
@@ -172,14 +172,7 @@ def _statement(statement_id: str, pieces: tuple[Piece, ...], words: str) -> Stat
 
 def _words(pieces: tuple[Piece, ...]) -> str:
     """The words of a statement, its markup removed."""
-    return " ".join(
-        "".join(
-            character
-            for character, place in zip(piece.run.plain, piece.run.origin, strict=True)
-            if piece.start <= place < piece.stop
-        )
-        for piece in pieces
-    )
+    return " ".join(piece.run.plain_between(piece.start, piece.stop) for piece in pieces)
 
 
 def _whole(*runs: Run) -> tuple[Piece, ...]:
@@ -211,7 +204,9 @@ def _trimmed(run: Run, start: int, stop: int) -> Piece:
 
 
 def _is_mapping(run: Run) -> bool:
-    return all(MAPPING_LINE.match(row) for row in run.raw.split("\n"))
+    """Whether a paragraph is lines of ``key:   value``. One such line alone is text with a gap in it."""
+    rows = run.raw.split("\n")
+    return len(rows) > 1 and all(map(MAPPING_LINE.match, rows))
 
 
 def _speaks_of_requirements(block: Block | None) -> bool:

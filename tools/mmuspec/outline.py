@@ -6,6 +6,7 @@ a blank line before them, columns without a table, lines that no node accounts f
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -54,9 +55,13 @@ class Run:
         return self._between(place, len(self.raw), self.lines)
 
     def _between(self, start: int, stop: int, lines: tuple[int, ...]) -> Run:
-        chosen = [(p, o - start) for p, o in zip(self.plain, self.origin, strict=True) if start <= o < stop]
-        plain, origin = "".join(p for p, _ in chosen), tuple(o for _, o in chosen)
-        return Run(self.raw[start:stop], plain, origin, lines)
+        first, after = bisect_left(self.origin, start), bisect_left(self.origin, stop)
+        origin = tuple(place - start for place in self.origin[first:after])
+        return Run(self.raw[start:stop], self.plain[first:after], origin, lines)
+
+    def plain_between(self, start: int, stop: int) -> str:
+        """The words of characters `start` to `stop` of `raw`: markup removed."""
+        return self.plain[bisect_left(self.origin, start) : bisect_left(self.origin, stop)]
 
     def adjoins(self, other: Run) -> bool:
         """`other` begins on the line after this run's last."""

@@ -34,7 +34,7 @@ from mmuspec.spacing import INSERTED, spaced
 
 WORD = re.compile(r"[^\W_]")
 EXPLICIT_MARKUP = re.compile(r"\s*(\.\. |__ )")
-COLUMNS = re.compile(r"(\S+)\s{2,}(?=\S)")
+COLUMNS = re.compile(r"(\S*[^\s:])\s{2,}(?=\S)")
 
 
 def outline(source: str) -> tuple[Outline, list[rst.Complaint]]:
@@ -85,7 +85,7 @@ class _Outliner:
             case nodes.literal_block() | nodes.doctest_block():
                 yield Literal(self._run(node))
             case nodes.bullet_list() | nodes.enumerated_list():
-                yield Listing([Entry(_hanging(self.blocks(item, level))) for item in _elements(node)])
+                yield Listing([Entry(self._entry(item, level)) for item in _elements(node)])
             case nodes.definition_list() | nodes.field_list() | nodes.option_list():
                 yield Listing([self._definition(item, level) for item in _elements(node)], definitions=True)
             case nodes.table():
@@ -116,6 +116,15 @@ class _Outliner:
             if 0 < line <= len(self.lines) and self.lines[line - 1].strip() == title.rawsource.strip():
                 return self.source_line(line)
         return self.source_line(guess)
+
+    def _entry(self, node: nodes.Element, level: int) -> list[Block]:
+        """The blocks of a list entry. A mark with nothing behind it, ``512.`` say, is text like any other."""
+        blocks = _hanging(self.blocks(node, level))
+        row = self.lines[(node.line or 1) - 1].strip()
+        if blocks or not WORD.search(row):
+            return blocks
+        self.accounted.add(self.source_line(node.line))
+        return [Paragraph(Run.of(row, (self.source_line(node.line),)))]
 
     def _definition(self, node: nodes.Element, level: int) -> Entry:
         term, *rest = _elements(node)
@@ -219,6 +228,8 @@ def _hanging(blocks: list[Block]) -> list[Block]:
 
 def _as_columns(paragraph: Paragraph) -> Paragraph | Table:
     """A table, if the lines are two columns: a word, a gap, text; indented lines go on with the text."""
+    if not COLUMNS.match(paragraph.run.raw):
+        return paragraph
     groups: list[list[Run]] = []
     for row in paragraph.run.rows():
         if row.raw[:1].isspace() and groups:
@@ -259,12 +270,13 @@ def _cells(entry: Entry) -> list[Entry]:
 def _with_lost_lines(blocks: list[Block], source_lines: list[str], known: set[int]) -> list[Block]:
     """Lines with words that no node accounts for, put back as paragraphs of the section they stand in."""
     lost = _plain_paragraphs(source_lines, known)
-    starts = [i for i, block in enumerate(blocks) if isinstance(block, Heading)]
-    for paragraph in reversed(lost):
-        line = paragraph.run.lines[0]
-        after = [i for i in starts if cast(Heading, blocks[i]).line > line]
-        blocks.insert(after[0] if after else len(blocks), paragraph)
-    return blocks
+    whole: list[Block] = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            while lost and lost[0].run.lines[0] < block.line:
+                whole.append(lost.pop(0))
+        whole.append(block)
+    return [*whole, *lost]
 
 
 def _plain_paragraphs(source_lines: list[str], known: set[int]) -> list[Paragraph]:

@@ -66,7 +66,7 @@ class StatementResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A run: the document whose spec it was held against, the kernels it spoke of, the statements in order."""
+    """A run: the document it was held against, the kernels it spoke of, the statements in order."""
 
     release: str
     sha256: str

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 from docutils import nodes
-from docutils.frontend import get_default_settings
+from docutils.frontend import Values, get_default_settings
 from docutils.parsers.rst import Directive, Parser, directives, roles
 from docutils.utils import Reporter, new_document
 
@@ -58,17 +60,23 @@ class Reading:
 
 def read(source: str) -> Reading:
     """Parse `source`. Raises what docutils raises on text that it cannot bear, `RecursionError` too."""
-    settings = get_default_settings(Parser)
-    settings.report_level = settings.halt_level = SEVERE_LEVEL + 1
-    settings.raw_enabled = settings.file_insertion_enabled = False
+    settings = copy(_settings())
     settings.line_length_limit = max(map(len, source.splitlines()), default=0) + 1
-    settings.warning_stream = False
     tree = new_document("document", settings)
     reading = Reading(tree)
     tree.reporter.attach_observer(lambda message: reading.complaints.append(_complaint(message)))
     with _names_looked_up_here(reading):
         Parser().parse(source, tree)
     return reading
+
+
+@cache
+def _settings() -> Values:
+    settings = get_default_settings(Parser)
+    settings.report_level = settings.halt_level = SEVERE_LEVEL + 1
+    settings.raw_enabled = settings.file_insertion_enabled = False
+    settings.warning_stream = False
+    return settings
 
 
 def _complaint(message: nodes.system_message) -> Complaint:

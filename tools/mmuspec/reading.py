@@ -1,0 +1,64 @@
+"""Documents for the commands: fetched, taken apart, and refused if they cannot be what they should be."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from mmuspec import rst
+from mmuspec.cache import Cache
+from mmuspec.document import Document
+from mmuspec.errors import Problem
+from mmuspec.extract import extract
+from mmuspec.fetch import fetch
+from mmuspec.fetch.content import read_file
+from mmuspec.spec import Spec
+from mmuspec.specfiles import load_spec
+
+
+def read_document(doc: str, tree: Path | None = None, rev: str | None = None) -> Document:
+    """`DOC` taken apart. Raises `Problem` if it cannot be had, is no text, or has nothing to say."""
+    fetched = fetch(doc, tree=tree, rev=rev)
+    return taken_apart(fetched.source, fetched.path, fetched.release)
+
+
+def read_uncached(path: Path) -> Document:
+    """The document in a file taken apart, as `read_document` does, but not kept in the cache."""
+    return taken_apart(read_file(path).decode("utf-8"), str(path))
+
+
+def taken_apart(source: str, path: str, release: str = "") -> Document:
+    """A text taken apart. Raises `Problem` if there is no statement in it."""
+    document, _ = extract(source, path, release)
+    if not document.items:
+        raise Problem("has no sentence in it; is this the document?", path, 1)
+    return document
+
+
+def read_revision(doc: str, tree: Path | None = None, rev: str | None = None) -> Document:
+    """As `read_document`, and it has to be a revision of mmu.rst: whole, with its field list."""
+    fetched = fetch(doc, tree=tree, rev=rev)
+    document, complaints = extract(fetched.source, fetched.path, fetched.release)
+    where = fetched.path if fetched.release else doc
+    severe = next((c for c in complaints if c.level >= rst.SEVERE_LEVEL), None)
+    if severe:
+        raise Problem(f"broken RST: {severe.message}; mend the document", where, severe.line)
+    if not document.fields:
+        raise Problem(
+            "describes no field (a list of `name:` entries, each with a text below it); is this mmu.rst?",
+            where,
+            1,
+        )
+    return document
+
+
+def statements_at_hand(documents: Cache, sha256: str) -> dict[str, str]:
+    """The statements of a cached document, text by digest; none if it is not at hand."""
+    text = documents.text(sha256)
+    return {s.digest: s.text for s in extract(text, "")[0].statements} if text is not None else {}
+
+
+@cache
+def load_spec_once(directory: Path) -> Spec:
+    """The spec in a folder, read once a run."""
+    return load_spec(directory)

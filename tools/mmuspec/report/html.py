@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,22 +24,30 @@ TEMPLATES = files("mmuspec.report") / "templates"
 
 def page(report: Report) -> str:
     """The whole page."""
-    environment = Environment(
+    style, script = _part("report.css"), _part("report.js")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            statuses=list(Status),
+            marks=MARKS,
+            style=Markup(style),  # noqa: S704 (ours)
+            script=Markup(script),  # noqa: S704 (ours)
+            policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}",
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("mmuspec.report"),
         autoescape=True,
         finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    style, script = _part("report.css"), _part("report.js")
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        statuses=list(Status),
-        marks=MARKS,
-        style=Markup(style),  # noqa: S704 (ours)
-        script=Markup(script),  # noqa: S704 (ours)
-        policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}",
     )
 
 

@@ -103,7 +103,9 @@ def _one(doc: str, place: Path, spec_directory: Path) -> str | None:
     """What went wrong with one document, if anything did."""
     try:
         path = Path(doc)
-        folder.write(place, as_yaml(read_uncached(path)) if path.is_file() else extract_one(doc, spec_directory))
+        folder.write(
+            place, as_yaml(read_uncached(path)) if path.is_file() else extract_one(doc, spec_directory)
+        )
     except Problem as problem:
         return str(problem)
     return None

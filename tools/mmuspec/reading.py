@@ -19,19 +19,15 @@ from mmuspec.specfiles import load_spec
 def read_document(doc: str, tree: Path | None = None, rev: str | None = None) -> Document:
     """`DOC` taken apart. Raises `Problem` if it cannot be had, is no text, or has nothing to say."""
     fetched = fetch(doc, tree=tree, rev=rev)
-    return taken_apart(fetched.source, fetched.path, fetched.release)
+    document, _ = extract(fetched.source, fetched.path, fetched.release)
+    if not document.items:
+        raise Problem("has no sentence in it; is this the document?", fetched.path, 1)
+    return document
 
 
 def read_uncached(path: Path) -> Document:
-    """The document in a file taken apart, as `read_document` does, but not kept in the cache."""
-    return taken_apart(read_file(path).decode("utf-8"), str(path))
-
-
-def taken_apart(source: str, path: str, release: str = "") -> Document:
-    """A text taken apart. Raises `Problem` if there is no statement in it."""
-    document, _ = extract(source, path, release)
-    if not document.items:
-        raise Problem("has no sentence in it; is this the document?", path, 1)
+    """Any document taken apart, one without a sentence too (a list of others, say); not kept in the cache."""
+    document, _ = extract(read_file(path).decode("utf-8"), str(path))
     return document
 
 

@@ -104,7 +104,7 @@ def _documents(tar: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 def _download(release: str, scratch: Path, lists: Sequence[str], progress: Progress) -> Path:
     package = f"{PACKAGE}{release}"
-    error = _apt_get((*lists, "download", package), f"downloading {package}", scratch, progress)
+    error = _apt_get(("download", package, *lists), f"downloading {package}", scratch, progress)
     # A name with a dot in it that no package has is taken for a pattern, and may bring quite another one.
     path = next(scratch.glob(f"{package}_*.deb"), None)
     if error is not None or path is None:
@@ -138,7 +138,7 @@ def _refresh_lists(folder: Path, progress: Progress) -> str | None:
         (folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         (folder / "archives" / "partial").mkdir(parents=True, exist_ok=True)
         (folder / "apt.conf").write_text(CONFIGURATION, encoding="utf-8")
-        command = (*_options(folder), "-o", "APT::Update::Error-Mode=any", "update")
+        command = ("update", *_options(folder), "-o", "APT::Update::Error-Mode=any")
         complaint = _apt_get(command, "making package lists", folder, progress)
         if complaint is None:
             stamp.touch()
@@ -171,7 +171,7 @@ def _apt_get(arguments: Sequence[str], doing: str, cwd: Path, progress: Progress
     progress(doing)
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as status, os.fdopen(writer, "wb") as ours:
-        command = ("apt-get", "-q", "-o", f"APT::Status-Fd={writer}", *PATIENCE, *arguments)
+        command = ("apt-get", *arguments, "-q", "-o", f"APT::Status-Fd={writer}", *PATIENCE)
         with running(command, output=False, cwd=cwd, pass_fds=(writer,)) as apt:
             ours.close()
             told = 0

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-# Newest first. The page moved with Documentation/virtual -> virt in 5.4 and into x86/ in 5.18.
+# Newest first: each is where the page lay for some years.
 DOCUMENT_PATHS = (
     "Documentation/virt/kvm/x86/mmu.rst",
     "Documentation/virt/kvm/mmu.rst",
+    "Documentation/virt/kvm/mmu.txt",
     "Documentation/virtual/kvm/mmu.txt",
     "Documentation/kvm/mmu.txt",
 )

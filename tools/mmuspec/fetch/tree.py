@@ -94,7 +94,7 @@ def _commit(tree: Path, rev: str) -> str:
 
 
 def _show(tree: Path, commit: str, path: str) -> bytes | None:
-    return _git(tree, "show", "--no-textconv", f"{commit}:{path}")[0]
+    return _git(tree, "show", f"{commit}:{path}")[0]
 
 
 def _git(tree: Path, *arguments: str) -> tuple[bytes | None, str]:

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from http.client import HTTPMessage
 from typing import IO
 
@@ -26,20 +27,27 @@ DEADLINE = 60.0
 def from_web(release: str, progress: Progress) -> Found:
     """The document of a tag. ``MMUSPEC_KERNEL_SITE`` names another site's plain view. Raises `Problem`."""
     site = os.environ.get("MMUSPEC_KERNEL_SITE") or SITE
+    host = _host(site)
     for path in DOCUMENT_PATHS:
         url = f"{site.rstrip('/')}/{path}?h=v{release}"
-        progress(f"asking {urllib.parse.urlsplit(url).netloc}")
-        raw = _get(url)
+        progress(f"asking {host}")
+        raw = _get(url, host)
         if raw is not None:
             return Found(document_bytes(raw, url), path, url, release)
     raise Problem(f"has no tag v{release} with the document in it", site)
 
 
-def _get(url: str) -> bytes | None:
+def _host(site: str) -> str:
+    with suppress(ValueError):
+        address = urllib.parse.urlsplit(site)
+        if address.scheme in ("http", "https") and address.netloc:
+            return address.netloc
+    raise Problem("is no http or https address; correct MMUSPEC_KERNEL_SITE", site)
+
+
+def _get(url: str, host: str) -> bytes | None:
     """The page, or None if the server has none of this name."""
-    if not url.startswith(("http://", "https://")):
-        raise Problem("is neither http nor https; correct MMUSPEC_KERNEL_SITE", url)
-    request = urllib.request.Request(url, headers={"User-Agent": "mmuspec"})  # noqa: S310  checked above
+    request = urllib.request.Request(url, headers={"User-Agent": "mmuspec"})  # noqa: S310  see _host
     try:
         with _opener().open(request, timeout=TIMEOUT) as response:
             return _body(response, url)
@@ -51,7 +59,6 @@ def _get(url: str) -> bytes | None:
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         reason = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        host = urllib.parse.urlsplit(url).netloc
         raise Problem(f"cannot be reached ({reason}); name a file or a kernel tree instead", host) from None
 
 

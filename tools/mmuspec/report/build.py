@@ -32,7 +32,8 @@ class Former:
 class Report:
     """What is known of a document. `notices` say what was not at hand when the report was made.
 
-    `dossiers` are those of the document's statements in its order, the same as in all `chapters`.
+    `dossiers` are those of the document's statements in the spec's order; `chapters` have the same ones in
+    the order in which they are read, which differs where a list entry goes on below what is nested in it.
     """
 
     source: Source

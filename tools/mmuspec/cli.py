@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmuspec.errors import Problem
 from mmuspec.home import spec_directory
+
+if TYPE_CHECKING:
+    from mmuspec.document import Document
+    from mmuspec.drift import Drift
+    from mmuspec.results import Results
+    from mmuspec.spec import Spec
 
 FIRST_RELEASE = "6.12"
 """What a new spec is made from when nobody says."""
@@ -24,7 +30,15 @@ FORMAT = click.option(
     help="How to print it.",
 )
 TREE = click.option(
-    "--tree", type=click.Path(path_type=Path), help="A kernel tree to take the document from."
+    "--tree",
+    type=click.Path(path_type=Path),
+    help="A kernel tree, asked after the cache and the installed package.",
+)
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="What a run of the tests showed; several shards are merged (default: build/results.json).",
 )
 REV = click.option("--rev", help="A revision: read from the tree and from nowhere else.")
 
@@ -172,7 +186,54 @@ def diff(directory: Path, old: str, new: str, form: str, tree: Path | None) -> N
     sys.exit(1 if drift else 0)
 
 
-def _print_drift(drift: Any, nothing: str) -> None:
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("build/report"),
+    show_default=True,
+    help="The folder to write to.",
+)
+@RESULTS
+@click.pass_obj
+def report(directory: Path, output: Path, results: tuple[Path, ...]) -> None:
+    """Write the report: index.html to read, report.md for a pull request, report.json for programs."""
+    from mmuspec.report import build, write
+
+    known = _known(directory, results)
+    click.echo(write(build(*known), output))
+
+
+@main.command()
+@click.argument("statement_id", metavar="ID")
+@RESULTS
+@click.pass_obj
+def explain(directory: Path, statement_id: str, results: tuple[Path, ...]) -> None:
+    """Print what is known of a statement: text, claim, verdict, tests, violations, evidence."""
+    from mmuspec.explain import explain as told
+
+    click.echo(told(*_known(directory, results), statement_id), nl=False)
+
+
+def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | None, Document | None]:
+    """The spec, the results of the last run, the document: without the last two there is still something to say."""
+    from mmuspec import results
+    from mmuspec.reading import load_spec_once, read_document
+
+    spec = load_spec_once(directory)
+    default = directory.parent / results.DEFAULT
+    chosen = paths or ((default,) if default.exists() else ())
+    ran = results.load(chosen) if chosen else None
+    try:
+        document = read_document(spec.source.release or spec.source.path)
+    except Problem as problem:
+        _note(f"mmuspec: note: no document at hand, so its text is not shown ({problem.message})")
+        document = None
+    return spec, ran, document
+
+
+def _print_drift(drift: Drift, nothing: str) -> None:
     for line in drift.lines():
         click.echo(line)
     if not drift:
@@ -182,9 +243,9 @@ def _print_drift(drift: Any, nothing: str) -> None:
         click.echo(", ".join(f"{len(getattr(drift, each))} {each}" for each in counts))
 
 
-def _named(document: Any) -> str:
+def _named(document: Document) -> str:
     source = document.source
-    return f"{source.path} of {source.release}" if source.release else str(source.path)
+    return f"{source.path} of {source.release}" if source.release else source.path
 
 
 def _release(directory: Path) -> str:

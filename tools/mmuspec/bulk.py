@@ -13,8 +13,7 @@ from mmuspec.cache import Cache
 from mmuspec.drift import with_known_ids
 from mmuspec.errors import Problem
 from mmuspec.export import as_yaml
-from mmuspec.fetch import fetch, read_file
-from mmuspec.reading import load_spec_once, taken_apart
+from mmuspec.reading import load_spec_once, read_document, read_uncached
 
 ENDINGS = (".rst", ".txt", ".rst.gz", ".txt.gz")
 IN_A_FOLDER = (".rst", ".rst.gz")
@@ -23,7 +22,7 @@ BATCH = 16
 
 def extract_one(doc: str, spec_directory: Path, tree: Path | None = None, rev: str | None = None) -> str:
     """The YAML of one document; a statement that the spec knows has the id it has there."""
-    document = taken_apart(fetch(doc, tree=tree, rev=rev))
+    document = read_document(doc, tree, rev)
     if any(spec_directory.glob("*.yaml")):
         document = with_known_ids(document, load_spec_once(spec_directory), Cache().words_of)
     return as_yaml(document)
@@ -32,7 +31,8 @@ def extract_one(doc: str, spec_directory: Path, tree: Path | None = None, rev: s
 def extract_all(docs: Iterable[str], output: Path, spec_directory: Path) -> int:
     """One YAML file under `output` for each document, and for each .rst below each folder.
 
-    A document that cannot be read is named on standard error and the others are done. Returns the exit status.
+    A document that cannot be read is named on standard error and the others are done. Returns the exit
+    status.
     """
     jobs = _jobs(docs, output)
     failures = 0
@@ -40,8 +40,8 @@ def extract_all(docs: Iterable[str], output: Path, spec_directory: Path) -> int:
         if problem:
             failures += 1
             print(problem, file=sys.stderr)  # noqa: T201
-    written = len(jobs) - failures
-    print(f"{output}: {written} documents written" + (f", {failures} failed" if failures else ""))  # noqa: T201
+    failed = f", {failures} failed" if failures else ""
+    print(f"{output}: {len(jobs) - failures} documents written{failed}")  # noqa: T201
     return 2 if failures else 0
 
 
@@ -102,11 +102,10 @@ def _several(batch: list[tuple[str, Path]], spec_directory: Path) -> list[str | 
 def _one(doc: str, place: Path, spec_directory: Path) -> str | None:
     """What went wrong with one document, if anything did."""
     try:
-        if Path(doc).is_file():
-            text = as_yaml(taken_apart(read_file(Path(doc))))
-        else:
-            text = extract_one(doc, spec_directory)
-        folder.write(place, text)
+        path = Path(doc)
+        folder.write(
+            place, as_yaml(read_uncached(path)) if path.is_file() else extract_one(doc, spec_directory)
+        )
     except Problem as problem:
         return str(problem)
     return None

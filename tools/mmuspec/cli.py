@@ -1,16 +1,25 @@
-"""The command line: ``mmuspec``. Each command reads, asks one module, prints; modules are imported when used."""
+"""The command line: ``mmuspec``. Each command reads, asks one module, prints; imports are made when used."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmuspec.errors import Problem
 from mmuspec.home import spec_directory
+
+if TYPE_CHECKING:
+    from mmuspec.document import Document
+    from mmuspec.drift import Drift
+    from mmuspec.results import Results
+    from mmuspec.spec import Spec
+
+FIRST_RELEASE = "6.12"
+"""What a new spec is made from when nobody says."""
 
 FORMAT = click.option(
     "--format",
@@ -21,9 +30,17 @@ FORMAT = click.option(
     help="How to print it.",
 )
 TREE = click.option(
-    "--tree", type=click.Path(path_type=Path), help="A kernel tree to take the document from."
+    "--tree",
+    type=click.Path(path_type=Path),
+    help="A kernel tree, asked after the cache and the installed package.",
 )
-REV = click.option("--rev", help="The revision of the tree; without it, the files as they are.")
+RESULTS = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="What a run of the tests showed; several shards are merged (default: build/results.json).",
+)
+REV = click.option("--rev", help="A revision: read from the tree and from nowhere else.")
 
 
 class _Commands(click.Group):
@@ -52,8 +69,8 @@ class _Commands(click.Group):
 def main(ctx: click.Context, spec: Path | None) -> None:
     """Is the kernel's documentation of KVM's x86 MMU true?
 
-    DOC is a path (.rst, .txt, either gzipped) or a kernel release (6.12). Left out, it is the release that the
-    spec was made from.
+    DOC is a path (.rst, .txt, either gzipped) or a kernel release (6.12). Left out, it is the release that
+    the spec was made from.
     """
     ctx.obj = spec or spec_directory(Path.cwd())
 
@@ -69,6 +86,10 @@ def fetch(directory: Path, release: str | None, tree: Path | None, rev: str | No
 
     found = find(release or _release(directory), tree=tree, rev=rev, progress=_note)
     _note(f"{found.origin}: {found.path}, sha256 {found.sha256}")
+    if not found.cached.is_file():
+        raise Problem(
+            "the document was found but could not be kept here; see the warning above", found.cached
+        )
     click.echo(found.cached)
 
 
@@ -112,7 +133,8 @@ def regen(directory: Path, doc: str | None, tree: Path | None, rev: str | None) 
     """Bring the spec up to date with DOC; every id, claim and verdict is kept."""
     from mmuspec.regen import regenerate
 
-    for line in regenerate(directory, doc or _release(directory), tree, rev):
+    new = not any(directory.glob("*.yaml"))
+    for line in regenerate(directory, doc or (FIRST_RELEASE if new else _release(directory)), tree, rev):
         click.echo(line)
 
 
@@ -126,12 +148,14 @@ def check(directory: Path, doc: str | None, form: str, tree: Path | None, rev: s
     """Is the spec the spec of DOC? Exit status 0: in step, 1: drift, 2: cannot tell. Writes nothing."""
     from mmuspec.cache import Cache
     from mmuspec.drift import of_spec
-    from mmuspec.reading import load_spec_once, read_revision
+    from mmuspec.reading import load_spec_once, read_revision, statements_at_hand
 
     spec = load_spec_once(directory)
     document = read_revision(doc or spec.source.release or spec.source.path, tree, rev)
     cache = Cache()
-    drift = of_spec(spec, document, cache.words_of, cache.statements(spec.source.sha256))
+    same = document.source.sha256 == spec.source.sha256
+    texts = {} if same else statements_at_hand(cache, spec.source.sha256)
+    drift = of_spec(spec, document, cache.words_of, texts)
     if form == "json":
         click.echo(json.dumps(drift.as_json(), indent=1))
     else:
@@ -162,7 +186,54 @@ def diff(directory: Path, old: str, new: str, form: str, tree: Path | None) -> N
     sys.exit(1 if drift else 0)
 
 
-def _print_drift(drift: Any, nothing: str) -> None:
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("build/report"),
+    show_default=True,
+    help="The folder to write to.",
+)
+@RESULTS
+@click.pass_obj
+def report(directory: Path, output: Path, results: tuple[Path, ...]) -> None:
+    """Write the report: index.html to read, report.md for a pull request, report.json for programs."""
+    from mmuspec.report import build, write
+
+    known = _known(directory, results)
+    click.echo(write(build(*known), output))
+
+
+@main.command()
+@click.argument("statement_id", metavar="ID")
+@RESULTS
+@click.pass_obj
+def explain(directory: Path, statement_id: str, results: tuple[Path, ...]) -> None:
+    """Print what is known of a statement: text, claim, verdict, tests, violations, evidence."""
+    from mmuspec.explain import explain as told
+
+    click.echo(told(*_known(directory, results), statement_id), nl=False)
+
+
+def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | None, Document | None]:
+    """The spec, the results of the last run, the document: without the last two there is still something to say."""
+    from mmuspec import results
+    from mmuspec.reading import load_spec_once, read_document
+
+    spec = load_spec_once(directory)
+    default = directory.parent / results.DEFAULT
+    chosen = paths or ((default,) if default.exists() else ())
+    ran = results.load(chosen) if chosen else None
+    try:
+        document = read_document(spec.source.release or spec.source.path)
+    except Problem as problem:
+        _note(f"mmuspec: note: no document at hand, so its text is not shown ({problem.message})")
+        document = None
+    return spec, ran, document
+
+
+def _print_drift(drift: Drift, nothing: str) -> None:
     for line in drift.lines():
         click.echo(line)
     if not drift:
@@ -172,9 +243,9 @@ def _print_drift(drift: Any, nothing: str) -> None:
         click.echo(", ".join(f"{len(getattr(drift, each))} {each}" for each in counts))
 
 
-def _named(document: Any) -> str:
+def _named(document: Document) -> str:
     source = document.source
-    return f"{source.path} of {source.release}" if source.release else str(source.path)
+    return f"{source.path} of {source.release}" if source.release else source.path
 
 
 def _release(directory: Path) -> str:
@@ -187,7 +258,7 @@ def _release(directory: Path) -> str:
 
 def _not_at_hand(release: str, sha256: str) -> str:
     return (
-        f"mmuspec: note: the words of the document that the spec was made from (sha256 {sha256[:16]}) are not at hand, so "
+        f"mmuspec: note: the document that the spec was made from (sha256 {sha256[:16]}) is not at hand, so "
         f"whether a removed statement is an added one reworded cannot be told; run `mmuspec fetch {release}`"
     )
 

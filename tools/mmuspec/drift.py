@@ -16,8 +16,8 @@ from mmuspec.wording import BLOCKING, change_class
 class Changed:
     """A statement whose words or markup changed.
 
-    `kind` is a class of `mmuspec.wording.ORDER`, or None where the old words are not at hand (`before` is None
-    then too): nobody can tell how they changed.
+    `kind` is a class of `mmuspec.wording.ORDER`, or None where the old words are not at hand (`before` is
+    None then too): nobody can tell how they changed.
     """
 
     id: str

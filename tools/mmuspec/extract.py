@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from mmuspec import rst
 from mmuspec.document import Document, Item, Kind, Piece, Source, Statement
-from mmuspec.outline import Block, Entry, Heading, Listing, Literal, Paragraph, Quote, Run, Table
+from mmuspec.outline import Block, Entry, Heading, Listing, Literal, Paragraph, Quote, Run, Table, runs
 from mmuspec.outliner import outline
 from mmuspec.sentences import sentences
 from mmuspec.slugs import section_slug, text_slug, unique
@@ -95,7 +95,7 @@ class _Extraction:
         field = FIELD_TERM.match(entry.term.plain) if entry.term else None
         if field and entry.term:
             names = tuple(BETWEEN_NAMES.split(field[1]))
-            statements = _sentences(_runs(entry.blocks))
+            statements = _sentences(runs(entry.blocks))
             if statements:
                 yield self._item(Kind.FIELD, statements, names=names, term=entry.term)
             else:
@@ -108,7 +108,7 @@ class _Extraction:
     def _table(self, table: Table) -> Iterator[Item]:
         kind = Kind.ACRONYM if ACRONYMS.search(self.section) else Kind.TABLE_ROW
         for row in table.rows:
-            cells = [run for cell in row.cells for run in _runs(cell)]
+            cells = [run for cell in row.cells for run in runs(cell)]
             if cells and not row.head:
                 yield self._item(kind, [_whole(*cells)], key=fold(cells[0].plain))
             elif cells:
@@ -124,11 +124,11 @@ class _Extraction:
         """Each ``key:   value`` line is an item; lines that are none make paragraphs, a footnote say."""
         text: Run | None = None
         for row in run.rows():
-            if not row.raw.strip() or _is_mapping(row):
+            if not row.raw.strip() or MAPPING_LINE.match(row.raw):
                 if text:
                     yield self._item(Kind.PARAGRAPH, _sentences([text]))
                 text = None
-            if _is_mapping(row):
+            if MAPPING_LINE.match(row.raw):
                 yield self._item(Kind.MAPPING, [_whole(row)], key=row.raw.partition(":")[0])
             elif row.raw.strip():
                 text = text.joined(row) if text else row
@@ -203,26 +203,10 @@ def _trimmed(run: Run, start: int, stop: int) -> Piece:
     return Piece(run, start + len(text) - len(text.lstrip()), stop - len(text) + len(text.rstrip()))
 
 
-def _runs(blocks: Iterable[Block]) -> list[Run]:
-    """The text of blocks, however deep, in reading order."""
-    found: list[Run] = []
-    for block in blocks:
-        match block:
-            case Paragraph(run) | Literal(run):
-                found.append(run)
-            case Quote(inner):
-                found += _runs(inner)
-            case Listing(entries):
-                for entry in entries:
-                    found += [entry.term] if entry.term else []
-                    found += _runs(entry.blocks)
-            case Table(rows):
-                found += [run for row in rows for cell in row.cells for run in _runs(cell)]
-    return found
-
-
 def _is_mapping(run: Run) -> bool:
-    return all(MAPPING_LINE.match(row) for row in run.raw.split("\n"))
+    """Whether a paragraph is lines of ``key:   value``. One such line alone is text with a gap in it."""
+    rows = run.raw.split("\n")
+    return len(rows) > 1 and all(map(MAPPING_LINE.match, rows))
 
 
 def _speaks_of_requirements(block: Block | None) -> bool:

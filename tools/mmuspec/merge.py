@@ -264,18 +264,14 @@ def _item_ids(spec: Spec, document: Document, new: Sequence[_New]) -> dict[str, 
 def _former(spec: Spec, old: _Old, taken: set[str]) -> Obsolete:
     """What a reworded statement was: the same curated words under the old digest and an id of its own."""
     known = old.statement
-    former = unique(f"{known.id}~{known.digest[:FORMER_DIGITS]}", taken)
-    return Obsolete(
-        replace(known, id=former),
-        replace(old.item, statements=()),
-        spec.source.release,
-        spec.source.sha256,
-        known.id,
-    )
+    former = replace(known, id=unique(f"{known.id}~{known.digest[:FORMER_DIGITS]}", taken))
+    return replace(_removed(spec, old), statement=former, replaced_by=known.id)
 
 
 def _removed(spec: Spec, old: _Old) -> Obsolete:
-    return Obsolete(old.statement, replace(old.item, statements=()), spec.source.release, spec.source.sha256)
+    known = old.statement
+    owner = replace(old.item, statements=(), line=known.line, end_line=known.end_line)
+    return Obsolete(known, owner, spec.source.release, spec.source.sha256)
 
 
 def _in_order(obsolete: Iterable[Obsolete]) -> tuple[Obsolete, ...]:

@@ -7,6 +7,7 @@ a blank line before them, columns without a table, lines that no node accounts f
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -156,3 +157,21 @@ class Outline:
     """All blocks of a document in reading order; headings stand among them."""
 
     blocks: list[Block] = field(default_factory=list)
+
+
+def runs(blocks: Iterable[Block]) -> list[Run]:
+    """The text of blocks, however deep, in reading order."""
+    found: list[Run] = []
+    for block in blocks:
+        match block:
+            case Paragraph(run) | Literal(run):
+                found.append(run)
+            case Quote(inner):
+                found += runs(inner)
+            case Listing(entries):
+                for entry in entries:
+                    found += [entry.term] if entry.term else []
+                    found += runs(entry.blocks)
+            case Table(rows):
+                found += [run for row in rows for cell in row.cells for run in runs(cell)]
+    return found

@@ -34,7 +34,7 @@ from mmuspec.spacing import INSERTED, spaced
 
 WORD = re.compile(r"[^\W_]")
 EXPLICIT_MARKUP = re.compile(r"\s*(\.\. |__ )")
-COLUMNS = re.compile(r"(\S+)\s{2,}(?=\S)")
+COLUMNS = re.compile(r"(\S*[^\s:])\s{2,}(?=\S)")
 
 
 def outline(source: str) -> tuple[Outline, list[rst.Complaint]]:
@@ -85,7 +85,7 @@ class _Outliner:
             case nodes.literal_block() | nodes.doctest_block():
                 yield Literal(self._run(node))
             case nodes.bullet_list() | nodes.enumerated_list():
-                yield Listing([Entry(_hanging(self.blocks(item, level))) for item in _elements(node)])
+                yield Listing([Entry(self._entry(item, level)) for item in _elements(node)])
             case nodes.definition_list() | nodes.field_list() | nodes.option_list():
                 yield Listing([self._definition(item, level) for item in _elements(node)], definitions=True)
             case nodes.table():
@@ -116,6 +116,15 @@ class _Outliner:
             if 0 < line <= len(self.lines) and self.lines[line - 1].strip() == title.rawsource.strip():
                 return self.source_line(line)
         return self.source_line(guess)
+
+    def _entry(self, node: nodes.Element, level: int) -> list[Block]:
+        """The blocks of a list entry. A mark with nothing behind it, ``512.`` say, is text like any other."""
+        blocks = _hanging(self.blocks(node, level))
+        row = self.lines[(node.line or 1) - 1].strip()
+        if blocks or not WORD.search(row):
+            return blocks
+        self.accounted.add(self.source_line(node.line))
+        return [Paragraph(Run.of(row, (self.source_line(node.line),)))]
 
     def _definition(self, node: nodes.Element, level: int) -> Entry:
         term, *rest = _elements(node)

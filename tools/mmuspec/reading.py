@@ -6,24 +6,32 @@ from functools import cache
 from pathlib import Path
 
 from mmuspec import rst
+from mmuspec.cache import Cache
 from mmuspec.document import Document
 from mmuspec.errors import Problem
 from mmuspec.extract import extract
-from mmuspec.fetch import Fetched, fetch
+from mmuspec.fetch import fetch
+from mmuspec.fetch.content import read_file
 from mmuspec.spec import Spec
 from mmuspec.specfiles import load_spec
 
 
+# Documents older than 4.20 are plain text that docutils makes what it can of.
+NOT_RST = (".txt", ".txt.gz")
+
+
 def read_document(doc: str, tree: Path | None = None, rev: str | None = None) -> Document:
     """`DOC` taken apart. Raises `Problem` if it cannot be had, is no text, or has nothing to say."""
-    return taken_apart(fetch(doc, tree=tree, rev=rev))
-
-
-def taken_apart(fetched: Fetched) -> Document:
-    """A fetched text taken apart. Raises `Problem` if there is no statement in it."""
+    fetched = fetch(doc, tree=tree, rev=rev)
     document, _ = extract(fetched.source, fetched.path, fetched.release)
     if not document.items:
         raise Problem("has no sentence in it; is this the document?", fetched.path, 1)
+    return document
+
+
+def read_uncached(path: Path) -> Document:
+    """Any document taken apart, one without a sentence too (a list of others, say); not kept in the cache."""
+    document, _ = extract(read_file(path).decode("utf-8"), str(path))
     return document
 
 
@@ -32,9 +40,9 @@ def read_revision(doc: str, tree: Path | None = None, rev: str | None = None) ->
     fetched = fetch(doc, tree=tree, rev=rev)
     document, complaints = extract(fetched.source, fetched.path, fetched.release)
     where = fetched.path if fetched.release else doc
-    severe = next((c for c in complaints if c.level >= rst.SEVERE_LEVEL), None)
-    if severe:
-        raise Problem(f"broken RST: {severe.message}; mend the document", where, severe.line)
+    broken = next((c for c in complaints if c.level >= rst.ERROR_LEVEL), None)
+    if broken and not where.endswith(NOT_RST):
+        raise Problem(f"broken RST: {broken.message} Mend the document", where, broken.line)
     if not document.fields:
         raise Problem(
             "describes no field (a list of `name:` entries, each with a text below it); is this mmu.rst?",
@@ -42,6 +50,12 @@ def read_revision(doc: str, tree: Path | None = None, rev: str | None = None) ->
             1,
         )
     return document
+
+
+def statements_at_hand(documents: Cache, sha256: str) -> dict[str, str]:
+    """The statements of a cached document, text by digest; none if it is not at hand."""
+    text = documents.text(sha256)
+    return {s.digest: s.text for s in extract(text, "")[0].statements} if text is not None else {}
 
 
 @cache

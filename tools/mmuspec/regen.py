@@ -15,8 +15,8 @@ from mmuspec.specfiles import load_spec, save_spec
 def regenerate(directory: Path, doc: str, tree: Path | None = None, rev: str | None = None) -> Iterator[str]:
     """Write the spec of `doc` into `directory` and say, line by line, what was done.
 
-    Raises `Problem`, and writes nothing, if the spec or the document cannot be read, or if statements are gone
-    whose old words are not at hand: one of them may be a new one reworded.
+    Raises `Problem`, and writes nothing, if the spec or the document cannot be read, or if statements are
+    gone whose old words are not at hand: one of them may be a new one reworded.
     """
     document = read_revision(doc, tree, rev)
     if not any(directory.glob("*.yaml")):

@@ -80,7 +80,7 @@ def _settings() -> Values:
 
 
 def _complaint(message: nodes.system_message) -> Complaint:
-    return Complaint(message.get("line", 1), message["level"], " ".join(message.astext().split()))
+    return Complaint(message.get("line", 1), message["level"], message.children[0].astext())
 
 
 class _AnyDirective(Directive):

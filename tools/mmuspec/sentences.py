@@ -2,14 +2,18 @@
 
 Kernel prose begins sentences in lower case (``spte points ...``), names files and fields with full stops in
 them, and breaks lines anywhere. So a sentence ends at a full stop, question or exclamation mark that is
-followed by white space, unless one of the exceptions below says otherwise.
+followed by white space, unless one of the exceptions below says otherwise. A full stop may be forgotten
+behind a closing parenthesis: there a line that begins with an opening word begins a sentence.
 """
 
 from __future__ import annotations
 
 import re
 
-END = re.compile(r"""(?<=\S)[.?!]+["'’”)\]]*(?=\s)""")
+END = re.compile(
+    r"""(?<=\S)[.?!]+["'’”)\]]*(?=\s)"""
+    r"""|\)(?=[ \t]*\n\s*(?:If|The|This|These|When|Otherwise|However|Note|In|It|For|A|An)\s)"""
+)
 # Never the end of a sentence, whatever follows.
 ABBREVIATIONS = frozenset(
     "i.e. e.g. vs. cf. viz. resp. approx. incl. esp. fig. sec. no. ver. dr. mr. st.".split()

@@ -139,10 +139,7 @@ def _styled(value: Any, key: str | None = None) -> Any:
     return _Folded(value) if key in FOLDED else value
 
 
-_Dumper.add_representer(_Folded, lambda d, text: d.represent_scalar("tag:yaml.org,2002:str", text, style=">"))
-_Dumper.add_representer(
-    _OneLine, lambda d, v: d.represent_sequence("tag:yaml.org,2002:seq", v, flow_style=True)
-)
-_Dumper.add_representer(
-    _OneLineTable, lambda d, v: d.represent_mapping("tag:yaml.org,2002:map", v, flow_style=True)
-)
+TAG = "tag:yaml.org,2002:"
+_Dumper.add_representer(_Folded, lambda d, v: d.represent_scalar(TAG + "str", str(v), style=">"))
+_Dumper.add_representer(_OneLine, lambda d, v: d.represent_sequence(TAG + "seq", v, flow_style=True))
+_Dumper.add_representer(_OneLineTable, lambda d, v: d.represent_mapping(TAG + "map", v, flow_style=True))

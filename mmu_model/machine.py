@@ -8,7 +8,7 @@ from typing import Final
 
 from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.faults import NestedPageFault, PageFault
-from mmu_model.hardware.npt import NestedPaging
+from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
@@ -32,8 +32,9 @@ from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import RetPf
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.nested import enter_nested_npt, leave_nested
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
@@ -121,6 +122,10 @@ class VirtualMachine:
         slot_id = sum(1 for _ in self.kvm.memslots[0])
         return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags)
 
+    def remove_memory(self, slot: KvmMemorySlot) -> None:
+        """Take memory away from the guest."""
+        delete_memory_region(self.kvm, slot)
+
     def add_cpu(self, registers: Registers | None = None) -> "Cpu":
         """A virtual processor; without registers paging is off."""
         return Cpu(self, registers or Registers(maxphyaddr=self.host.memory.maxphyaddr))
@@ -158,6 +163,14 @@ class Cpu:
         load_registers(self.vcpu, registers)
         kvm_mmu_reset_context(self.vcpu)
 
+    def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
+        """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
+        enter_nested_npt(self.vcpu, nested_cr3, registers)
+
+    def leave_nested(self) -> None:
+        """#VMEXIT: back to the guest itself."""
+        leave_nested(self.vcpu)
+
     def _run(self, instruction: Instruction) -> int:
         for _ in range(MAX_EXITS):
             self._enter()
@@ -179,7 +192,7 @@ class Cpu:
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
-            load = self._load_nested if vcpu.mmu.is_tdp else self._load_shadow
+            load = self._load_nested if vcpu.kvm.parameters.tdp_enabled else self._load_shadow
             self._processor = load()
             vcpu.requests.discard(Request.LOAD_MMU_PGD)
 
@@ -215,9 +228,13 @@ class Cpu:
             return devices.get(gpa, 0)
 
     def _inject(self) -> None:
+        """Give the guest the fault that its own tables make; to a nested guest's hypervisor it is an exit."""
         fault, self.vcpu.exception = self.vcpu.exception, None
-        if fault is not None:
-            raise fault
+        if fault is None:
+            return
+        if self.vcpu.guest_mode:
+            raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
+        raise fault
 
 
 def shadow_paging_registers(guest: Registers, root: int) -> Registers:

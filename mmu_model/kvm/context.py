@@ -10,6 +10,7 @@ from mmu_model.kvm.vcpu import KvmVcpu
 def kvm_init_mmu(vcpu: KvmVcpu) -> None:
     """Set `vcpu.root_mmu` up for the guest's registers."""
     vcpu.mmu = vcpu.root_mmu
+    vcpu.mmu.guest_pgd = vcpu.registers.cr3
     vcpu.mmu.guest_paging = LinearPaging(vcpu.registers, vcpu.pdptes)
     if vcpu.kvm.parameters.tdp_enabled:
         _init_kvm_tdp_mmu(vcpu)

@@ -107,6 +107,16 @@ def tdp_root_role(cpu_role: CpuRole, *, level: int, ad_disabled: bool) -> PageRo
     )
 
 
+def shadow_npt_root_role(cpu_role: CpuRole, *, level: int) -> PageRole:
+    """The role of a root that shadows a guest's nested page tables (kvm_init_shadow_npt_mmu).
+
+    The host walks its own number of levels. Where it walks five and the guest's tables have four, the first
+    has no counterpart in the guest.
+    """
+    passthrough = level == PT64_ROOT_5LEVEL and cpu_role.base.level == PT64_ROOT_4LEVEL
+    return cpu_role.base.replace(level=level, passthrough=int(passthrough))
+
+
 def shadow_root_role(cpu_role: CpuRole) -> PageRole:
     """The role of the roots that shadow a guest's own paging (kvm_init_shadow_mmu).
 

@@ -47,6 +47,9 @@ class ShadowMmu(Protocol):
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""
 
+    def kvm_zap_obsolete_pages(self, kvm: Kvm) -> None:
+        """Zap the pages of generations that are over."""
+
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
 
@@ -59,6 +62,12 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_put_root(self, kvm: Kvm, root: KvmMmuPage) -> None:
         """Let go of a root."""
+
+    def kvm_tdp_mmu_invalidate_all_roots(self, kvm: Kvm) -> None:
+        """Let no vCPU use any of the roots again."""
+
+    def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> None:
+        """Take the tables of such roots apart."""
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         """A guest under nested paging faulted."""

@@ -2,9 +2,16 @@
 
 from mmu_model.hardware.types import PAGE_SHIFT, PAGE_SIZE, Gfn
 from mmu_model.kvm.errors import KvmError
-from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmMemorySlot, KvmMemslots
+from mmu_model.kvm.memslot import (
+    KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEM_READONLY,
+    KVM_MEMSLOT_INVALID,
+    KvmMemorySlot,
+    KvmMemslots,
+)
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
+from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
 
 
 def add_memory_region(
@@ -25,8 +32,26 @@ def add_memory_region(
         slot_id, Gfn(gpa >> PAGE_SHIFT), size >> PAGE_SHIFT, userspace_addr, flags=flags, as_id=as_id
     )
     slots.replace(None, slot)
-    slots.generation += KVM_ADDRESS_SPACE_NUM
+    kvm_swap_active_memslots(slots)
     return slot
+
+
+def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
+    """The guest loses a slot's memory.
+
+    While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone.
+    """
+    slots = kvm.memslots[slot.as_id]
+    slot.flags |= KVM_MEMSLOT_INVALID
+    kvm_swap_active_memslots(slots)
+    kvm_mmu_zap_all_fast(kvm)
+    slots.replace(slot, None)
+    kvm_swap_active_memslots(slots)
+
+
+def kvm_swap_active_memslots(slots: KvmMemslots) -> None:
+    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date."""
+    slots.generation += KVM_ADDRESS_SPACE_NUM
 
 
 def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:

@@ -54,6 +54,8 @@ class KvmMmu:
         `page_fault` is the handler of TDP.
     guest_paging :
         The guest's own paging: reserved bits and permissions.
+    guest_pgd :
+        What the guest loaded to select its tables: CR3, or nCR3.
 
     """
 
@@ -69,3 +71,4 @@ class KvmMmu:
         self.sync_spte: SpteSynchronizer | None = None
         self.is_tdp = False
         self.guest_paging: LinearPaging
+        self.guest_pgd = 0

@@ -5,6 +5,7 @@ from mmu_model.kvm.context import kvm_init_mmu
 from mmu_model.kvm.mmio import vcpu_clear_mmio_info
 from mmu_model.kvm.mmu import KvmMmu, RootInfo
 from mmu_model.kvm.page import root_to_sp
+from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.types import INVALID_PAGE, Kva, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm
@@ -47,6 +48,48 @@ def kvm_mmu_free_roots(kvm: Kvm, mmu: KvmMmu, roots: list[RootInfo]) -> None:
             _free_pae_roots(kvm, mmu)
         root.hpa = INVALID_PAGE
         root.pgd = 0
+
+
+def kvm_mmu_new_pgd(vcpu: KvmVcpu, new_pgd: int) -> None:
+    """The guest selected other tables: take a root that is remembered, or none, so that one is got.
+
+    The root that was loaded is remembered in its turn; of those remembered the one not used for longest goes.
+    """
+    mmu, role = vcpu.mmu, vcpu.mmu.root_role
+    if not _fast_pgd_switch(vcpu.kvm, mmu, new_pgd, role):
+        return
+    vcpu.requests |= {Request.LOAD_MMU_PGD, Request.MMU_SYNC, Request.TLB_FLUSH_CURRENT}
+    vcpu_clear_mmio_info(vcpu)
+    sp = root_to_sp(vcpu.kvm.host, mmu.root.hpa)
+    if sp is not None and not role.direct:
+        sp.write_flooding_count = 0
+
+
+def _fast_pgd_switch(kvm: Kvm, mmu: KvmMmu, new_pgd: int, role: PageRole) -> bool:
+    """Whether a usable root is loaded now. Roots without a shadow page are never remembered."""
+    if mmu.root.is_valid and root_to_sp(kvm.host, mmu.root.hpa) is None:
+        kvm_mmu_free_roots(kvm, mmu, [mmu.root])
+    roots = [mmu.root, *mmu.prev_roots]
+    usable = next((root for root in roots if _is_root_usable(kvm, root, new_pgd, role)), None)
+    if mmu.root.is_valid:
+        _keep_current(kvm, mmu, roots, usable)
+    elif usable:
+        mmu.root = usable
+        mmu.prev_roots = [root for root in mmu.prev_roots if root is not usable] + [RootInfo()]
+    return usable is not None
+
+
+def _keep_current(kvm: Kvm, mmu: KvmMmu, roots: list[RootInfo], usable: RootInfo | None) -> None:
+    if usable is None:
+        kvm_mmu_free_roots(kvm, mmu, [roots[-1]])
+        usable = roots[-1]
+    mmu.root = usable
+    mmu.prev_roots = [root for root in roots if root is not usable]
+
+
+def _is_root_usable(kvm: Kvm, root: RootInfo, pgd: int, role: PageRole) -> bool:
+    sp = root_to_sp(kvm.host, root.hpa) if root.is_valid else None
+    return sp is not None and sp.role == role and (bool(role.direct) or root.pgd == pgd)
 
 
 def _free_root(kvm: Kvm, hpa: Hpa) -> None:

@@ -53,6 +53,8 @@ class KvmVcpu:
     ----------
     registers :
         The guest's, as the guest sees them.
+    l1_registers :
+        While the vCPU runs the guest of a guest: the outer guest's.
     pdptes :
         The PDPTEs of a guest with PAE paging, as they were when CR3 was loaded; None where the processor
         reads them from memory.
@@ -70,6 +72,7 @@ class KvmVcpu:
     def __init__(self, kvm: Kvm, registers: Registers) -> None:
         self.kvm = kvm
         self.registers = registers
+        self.l1_registers: Registers | None = None
         self.pdptes: Pdptes | None = None
         self.smm = False
         self.guest_mode = False

@@ -47,7 +47,7 @@ def mmu_alloc_direct_roots(vcpu: KvmVcpu) -> None:
 def mmu_alloc_shadow_roots(vcpu: KvmVcpu) -> None:
     """Roots that shadow the guest's: its top table, or the page directories below it."""
     mmu, kvm = vcpu.mmu, vcpu.kvm
-    pgd = vcpu.registers.cr3
+    pgd = mmu.guest_pgd
     root_gfn = Gfn((pgd & (1 << 52) - 1) >> PAGE_SHIFT)
     if not is_visible(vcpu.memslots.find(root_gfn)):
         _bad_root(vcpu)

@@ -15,7 +15,6 @@ from mmuspec.fetch.content import read_file
 from mmuspec.spec import Spec
 from mmuspec.specfiles import load_spec
 
-
 # Documents older than 4.20 are plain text that docutils makes what it can of.
 NOT_RST = (".txt", ".txt.gz")
 

@@ -11,7 +11,11 @@ Read in this order:
     walk                the walk itself, one routine
     pdptes              PAE: the registers loaded with CR3
     nested, npt, ept    guests: the same walk in two dimensions
-    processor           all of it together: read, write, fetch
+    tlb                 what is remembered of walks, and what is forgotten when
+    control             writes to the control registers
+    processor           all of it together: read, write, fetch, and the instructions that invalidate
+    cases, walk_filter  walks as JSON, for other implementations to be held against
+    tables              writes page tables, as system software does
 
 A translation in a few lines:
 
@@ -54,7 +58,7 @@ from mmu_model.hardware.nested import (
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, EXIT_INFO_TABLE, NestedPaging
 from mmu_model.hardware.paging import Translation
 from mmu_model.hardware.pdptes import load_paging, load_pdptes
-from mmu_model.hardware.processor import LogicalProcessor
+from mmu_model.hardware.processor import Invpcid, Invvpid, LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
     CR0_PG,
@@ -115,6 +119,8 @@ __all__ = [
     "Gpa",
     "GuestTables",
     "Hpa",
+    "Invpcid",
+    "Invvpid",
     "Kind",
     "LinearPaging",
     "LogicalProcessor",

@@ -26,6 +26,7 @@ _DIRTY: Final = 1 << 9
 EPTP_WALK_LENGTH_4: Final = 3 << 3
 EPTP_WALK_LENGTH_5: Final = 4 << 3
 EPTP_ACCESSED_DIRTY: Final = 1 << 6
+EPTP_ROOT: Final = (1 << 52) - (1 << 12)
 EPTP_WRITE_BACK: Final = 6
 """The memory type of the tables themselves; uncacheable, 0, is the other that is allowed."""
 
@@ -69,7 +70,8 @@ class ExtendedPaging(SecondDimension):
         self.table_access = TABLE_UPDATE if self.flags_kept else TABLE_READ
         walk_length = (eptp >> 3 & 7) + 1
         self.steps = _steps(walk_length, self.flags_kept, exec_only, maxphyaddr)
-        self.roots = (eptp & (1 << maxphyaddr) - (1 << 12),)
+        self.ep4ta = eptp & EPTP_ROOT
+        self.roots = (self.ep4ta,)
         self.top_shift = _WIDTH[walk_length]
 
     def permits(self, access: GuestPhysicalAccess, rights: int, entry: int) -> bool:

@@ -30,6 +30,9 @@ _LOW_32_BITS: Final = (32, (0,))
 _CANONICAL: Final = {Mode.FOUR_LEVEL: (47, (0, 0x1FFFF)), Mode.FIVE_LEVEL: (56, (0, 0xFF))}
 
 
+Pdptes = tuple[int, int, int, int]
+
+
 class LinearPaging(Paging[Access]):
     """How the processor translates linear addresses under these registers.
 
@@ -46,8 +49,9 @@ class LinearPaging(Paging[Access]):
 
     inverted = EXECUTABLE
 
-    def __init__(self, registers: Registers, pdptes: tuple[int, int, int, int] | None = None) -> None:
+    def __init__(self, registers: Registers, pdptes: Pdptes | None = None) -> None:
         self.registers = registers
+        self.pdptes = pdptes
         self.mode = mode = registers.mode
         self.top_shift, self.tops = _CANONICAL.get(mode, _LOW_32_BITS)
         levels = LEVELS[mode]

@@ -196,6 +196,7 @@ def test_a_processor_runs_a_guest() -> None:
     assert cpu.read(VA + 4, 4) == 0x1122_3344
     assert guest.memory.read(GPA + HOST_OFFSET) == 0x1122_3344_5566_7788
     guest.change(GPA, clear=W)
+    cpu.flush_asid()
     with pytest.raises(NestedPageFault):
         cpu.write(VA, 0)
     cpu.exit_guest()

@@ -1,0 +1,129 @@
+"""Where Unicorn departs from the manuals, as code: what it answers is corrected to what the manuals say.
+
+Three kinds. A *correction* is applied to the emulator's answer, so that the model is still held to the
+letter. What is *unseen* cannot be told from the emulator at all and is taken out of both answers. What is
+*left out* is not run, because it would end the process.
+
+One departure of Unicorn's needs no code: it has no global pages (CR4.PGE and the G bit do nothing). A cold
+walk does not show the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from tests.oracle.case import EFER_LMA, Answer, Case
+from tests.oracle.emulator import root_table
+from tests.oracle.nested import guest_table_mappings, host_leaves
+
+_P = 1 << 0
+_PS = 1 << 7
+_NPF_WRITE = 1 << 1
+_NPF_FETCH = 1 << 4
+NPF_FINAL = 1 << 32
+NPF_GUEST_TABLE = 1 << 33
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One departure: its name, the rule of the manuals, and the answer that follows the rule."""
+
+    name: str
+    rule: str
+    correct: Callable[[Case, Answer], Answer]
+
+
+def _check_pdptes(case: Case, answer: Answer) -> Answer:
+    if case.paging != "PAE" or case.npt is not None:
+        return answer
+    reserved = 0x1E6 | ((1 << 64) - (1 << case.maxphyaddr))
+    root = root_table(case)
+    pdptes = (case.memory.get(root + 8 * index, (0, 8))[0] for index in range(4))
+    if any(pdpte & _P and pdpte & reserved for pdpte in pdptes):
+        return Answer("general-protection")
+    return answer
+
+
+def _no_accessed_flag_from_a_fault(case: Case, answer: Answer) -> Answer:
+    if answer.result != "page-fault" or not case.efer & EFER_LMA:
+        return answer
+    # The one large entry that an emulated walk changes before it faults is the 1-GByte page's.
+    return replace(answer, changed={a: value for a, value in answer.changed.items() if not value & _PS})
+
+
+def _no_fetch_bit_without_nx(case: Case, answer: Answer) -> Answer:
+    if case.npt is None or answer.exit_info_1 is None:
+        return answer
+    if case.npt.efer_nxe and case.npt.paging != "32-bit":
+        return answer
+    return replace(answer, exit_info_1=answer.exit_info_1 & ~_NPF_FETCH)
+
+
+def _exit_info_1_has_64_bits(case: Case, answer: Answer) -> Answer:
+    if answer.exit_info_1 is None:
+        return answer
+    written = bool(answer.exit_info_1 & _NPF_WRITE)
+    guest_table = written and case.access != "write"
+    return replace(answer, exit_info_1=answer.exit_info_1 | (NPF_GUEST_TABLE if guest_table else NPF_FINAL))
+
+
+CORRECTIONS = (
+    Correction(
+        "PDPTEs are read again on each walk, and most of their reserved bits ignored",
+        "SDM vol. 3A, 4.4.1: MOV to CR3 loads the four PDPTEs, and faults (#GP) if one of them is present and "
+        "has a reserved bit set: 2:1, 8:5, or MAXPHYADDR and up",
+        _check_pdptes,
+    ),
+    Correction(
+        "the accessed flag of an entry that maps a 1-GByte page is set although the access faults",
+        "SDM vol. 3A, 4.8: the flag is set when the entry is used to translate; an access that is not allowed, "
+        "or an entry with a reserved bit, has no translation",
+        _no_accessed_flag_from_a_fault,
+    ),
+    Correction(
+        "a nested page fault of a fetch has the I/D bit even with the host's EFER.NXE off",
+        "APM vol. 2, 15.25.6 and 8.4.2: the bit is defined only when no-execute is enabled, by the host here",
+        _no_fetch_bit_without_nx,
+    ),
+    Correction(
+        "EXITINFO1 is kept in 32 bits on its way out",
+        "APM vol. 2, 15.25.6: bit 33 for an access to a guest table, bit 32 for the final one; guest tables "
+        "are always accessed as user writes (15.25.5), so that a fault of a read or fetch tells which it was",
+        _exit_info_1_has_64_bits,
+    ),
+)
+
+
+def by_the_manuals(case: Case, answer: Answer) -> Answer:
+    """The emulator's answer with every departure put right."""
+    for departure in CORRECTIONS:
+        answer = departure.correct(case, answer)
+    return answer
+
+
+def seen(case: Case, answer: Answer) -> Answer:
+    """An answer, the model's or a corrected one, without what the emulator does not show.
+
+    - The accessed and dirty flags in the last entry of a nested walk: Unicorn sets A only for 1-GByte pages
+      and D never, where hardware treats nested entries like others (APM vol. 2, 15.25.5).
+    - Which of bits 32 and 33 a nested fault of a write has, because accesses to tables are writes as well.
+      That exactly one of them is set remains.
+    """
+    if case.npt is None:
+        return answer
+    leaves = host_leaves(case)
+    answer = replace(answer, changed={a: value for a, value in answer.changed.items() if a not in leaves})
+    which = (answer.exit_info_1 or 0) & (NPF_FINAL | NPF_GUEST_TABLE)
+    if case.access == "write" and which == NPF_GUEST_TABLE:
+        answer = replace(answer, exit_info_1=(answer.exit_info_1 or 0) ^ which | NPF_FINAL)
+    return answer
+
+
+def left_out(case: Case) -> str | None:
+    """Why a case must not be run, if so: nested NX above a frame of the guest's tables crashes Unicorn."""
+    if case.npt is None or not case.npt.efer_nxe:
+        return None
+    if any(mapping.nx for mapping in guest_table_mappings(case)):
+        return "nested NX on a frame of the guest's page tables"
+    return None

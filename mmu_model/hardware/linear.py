@@ -1,0 +1,175 @@
+"""Paging of linear addresses, in each of the five modes, as the registers configure it."""
+
+from typing import Final, NamedTuple
+
+from mmu_model.hardware.access import ACCESSES, Access
+from mmu_model.hardware.faults import (
+    ERROR_ID,
+    ERROR_P,
+    ERROR_PK,
+    ERROR_RSVD,
+    Fault,
+    GeneralProtection,
+    PageFault,
+)
+from mmu_model.hardware.formats import mask
+from mmu_model.hardware.paging import EXECUTABLE, USER, WRITABLE, Cause, Paging, Shape, Step
+from mmu_model.hardware.permissions import key_permits, keys_in_use, permitted, reports_fetches
+from mmu_model.hardware.registers import CR4_PSE, Mode, Registers
+
+_P: Final = 1 << 0
+_A: Final = 1 << 5
+_D: Final = 1 << 6
+_PS: Final = 1 << 7
+
+_NOTHING: Final = Shape(reserved=0, illegal=0, address=0)
+
+
+class _Level(NamedTuple):
+    """A level as the figures of SDM vol. 3, chapter 4, draw it: index bits of the address, and entry
+    formats."""
+
+    number: int
+    high: int
+    low: int
+    table: str | None
+    page: str | None
+
+
+_LONG: Final = (
+    _Level(5, 56, 48, "PML5E", None),
+    _Level(4, 47, 39, "PML4E", None),
+    _Level(3, 38, 30, "PDPTE, table", "PDPTE, 1-GByte page"),
+    _Level(2, 29, 21, "PDE, table", "PDE, 2-MByte page"),
+    _Level(1, 20, 12, None, "PTE"),
+)
+
+_PAE: Final = (
+    _Level(3, 31, 30, "PAE PDPTE", None),
+    _Level(2, 29, 21, "PAE PDE, table", "PAE PDE, 2-MByte page"),
+    _Level(1, 20, 12, None, "PAE PTE"),
+)
+
+LEVELS: Final[dict[Mode, tuple[_Level, ...]]] = {
+    Mode.OFF: (),
+    Mode.THIRTY_TWO_BIT: (
+        _Level(2, 31, 22, "32-bit PDE, table", "32-bit PDE, 4-MByte page"),
+        _Level(1, 21, 12, None, "32-bit PTE"),
+    ),
+    Mode.PAE: _PAE,
+    Mode.FOUR_LEVEL: _LONG[1:],
+    Mode.FIVE_LEVEL: _LONG,
+}
+"""The levels of each mode, from the root down."""
+
+_LOW_32_BITS: Final = (32, (0,))
+_CANONICAL: Final = {Mode.FOUR_LEVEL: (47, (0, 0x1FFFF)), Mode.FIVE_LEVEL: (56, (0, 0xFF))}
+
+
+class LinearPaging(Paging[Access]):
+    """How the processor translates linear addresses under these registers.
+
+    Parameters
+    ----------
+    registers :
+        The control registers and the rest.
+    pdptes :
+        With PAE paging: the PDPTE registers (SDM vol. 3, 4.4.1), see
+        :func:`~mmu_model.hardware.pdptes.load_pdptes`. Left out, each walk reads the PDPTE from memory, the
+        way an AMD processor runs a guest under nested paging (APM vol. 2, 15.25.10).
+
+    """
+
+    inverted = EXECUTABLE
+
+    def __init__(self, registers: Registers, pdptes: tuple[int, int, int, int] | None = None) -> None:
+        self.registers = registers
+        self.mode = mode = registers.mode
+        self.top_shift, self.tops = _CANONICAL.get(mode, _LOW_32_BITS)
+        levels = LEVELS[mode]
+        if mode is Mode.PAE and pdptes is not None:
+            levels = levels[1:]
+            self.root_shift = 30
+            table = mask("PAE PDPTE", "address", registers.maxphyaddr)
+            self.roots: tuple[int | None, ...] = tuple(e & table if e & _P else None for e in pdptes)
+        else:
+            self.root_shift = 64
+            self.roots = (registers.cr3 & _root_mask(mode, registers.maxphyaddr),)
+        self.steps = tuple(_step(level, registers) for level in levels)
+        self._error_mask = ~0 if reports_fetches(registers) else ~ERROR_ID
+        self._keys = keys_in_use(registers)
+        self._permitted = tuple(_permission_bits(registers, access) for access in ACCESSES)
+
+    def permits(self, access: Access, rights: int, entry: int) -> bool:
+        """SDM vol. 3, 4.6: the rules are in :mod:`mmu_model.hardware.permissions`, here they are looked
+        up."""
+        if not self._permitted[access.index] >> (rights >> 1 & 3 | rights >> 61 & 4) & 1:
+            return False
+        return not self._keys or self._key_permits(access, rights, entry)
+
+    def fault(self, cause: Cause, access: Access, address: int, rights: int, entry: int) -> Fault:
+        """SDM vol. 3, 4.7: the error code of a page fault."""
+        error_code = access.error_code & self._error_mask
+        if cause is not Cause.NOT_PRESENT:
+            error_code |= ERROR_P
+        if cause is Cause.MALFORMED:
+            error_code |= ERROR_RSVD
+        if cause is Cause.DENIED and not self._key_permits(access, rights, entry):
+            error_code |= ERROR_PK
+        return PageFault(error_code, address)
+
+    def impossible(self, access: Access, address: int) -> Fault:
+        """SDM vol. 1, 3.3.7.1: an address that is not canonical raises #GP."""
+        if not self.mode.is_long:
+            raise ValueError(f"{address:#x} has more than the 32 bits of a linear address outside long mode")
+        return GeneralProtection(f"{address:#x} is not canonical")
+
+    def _key_permits(self, access: Access, rights: int, entry: int) -> bool:
+        return key_permits(self.registers, access, user=bool(rights & USER), key=entry >> 59 & 15)
+
+
+def _root_mask(mode: Mode, maxphyaddr: int) -> int:
+    """The address bits of CR3 (SDM vol. 3, tables 4-3, 4-7, 4-12)."""
+    if mode is Mode.PAE:
+        return 0xFFFF_FFE0
+    return 0xFFFF_F000 if not mode.is_long else (1 << maxphyaddr) - (1 << 12)
+
+
+def _step(level: _Level, registers: Registers) -> Step:
+    is_pdpte = level.table == "PAE PDPTE"
+    entry_size = 4 if registers.mode is Mode.THIRTY_TWO_BIT else 8
+    if level.table is None:
+        page_if = _P
+    elif level.page and (entry_size == 8 or registers.cr4 & CR4_PSE):
+        page_if = _PS
+    else:
+        page_if = 0
+    return Step(
+        level=level.number,
+        shift=level.low,
+        index_mask=(1 << level.high - level.low + 1) - 1,
+        entry_size=entry_size,
+        present=_P,
+        page_if=page_if,
+        table=_shape(level.table, registers),
+        page=_shape(level.page, registers),
+        accessed=0 if is_pdpte else _A,
+        dirty=_D,
+        ungoverned=WRITABLE | USER if is_pdpte else 0,
+    )
+
+
+def _shape(name: str | None, registers: Registers) -> Shape:
+    if name is None:
+        return _NOTHING
+    bits = {label: mask(name, label, registers.maxphyaddr) for label in ("reserved", "XD", "address", "high")}
+    reserved = bits["reserved"] if registers.nxe else bits["reserved"] | bits["XD"]
+    return Shape(reserved=reserved, illegal=0, address=bits["address"], high=bits["high"])
+
+
+def _permission_bits(registers: Registers, access: Access) -> int:
+    """Eight bits: bit n says whether the access is permitted where the rights are n (1: W, 2: U, 4: X)."""
+    return sum(
+        permitted(registers, access, writable=bool(n & 1), user=bool(n & 2), executable=bool(n & 4)) << n
+        for n in range(8)
+    )

@@ -1,0 +1,126 @@
+"""Two dimensions: a guest's own paging over NPT or EPT.
+
+Whatever the guest's tables hold is a guest-physical address. The second dimension translates it, for each
+entry of the guest that a walk reads and for the page that it ends in: 24 reads for 4 levels over 4.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+
+from mmu_model.hardware.access import Access, Kind
+from mmu_model.hardware.linear import LinearPaging
+from mmu_model.hardware.paging import Paging, Translation
+from mmu_model.hardware.walk import Words, walk
+
+
+class Purpose(Enum):
+    """Why the processor accesses guest-physical memory."""
+
+    PAGE = "the page that a linear address translates to"
+    TABLE = "an entry of the guest's paging structures, on a walk"
+    PDPTE = "the guest's PDPTEs, for the PDPTE registers"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPhysicalAccess:
+    """An access to guest-physical memory; a read-modify-write `reads` and `writes`."""
+
+    reads: bool
+    writes: bool
+    fetches: bool
+    purpose: Purpose
+
+
+PAGE_ACCESS: Final = {
+    kind: GuestPhysicalAccess(kind is Kind.READ, kind is Kind.WRITE, kind is Kind.FETCH, Purpose.PAGE)
+    for kind in Kind
+}
+"""Accesses to the page itself: the second dimension does not distinguish user and supervisor mode."""
+
+TABLE_READ: Final = GuestPhysicalAccess(reads=True, writes=False, fetches=False, purpose=Purpose.TABLE)
+TABLE_WRITE: Final = GuestPhysicalAccess(reads=False, writes=True, fetches=False, purpose=Purpose.TABLE)
+TABLE_UPDATE: Final = GuestPhysicalAccess(reads=True, writes=True, fetches=False, purpose=Purpose.TABLE)
+PDPTE_READ: Final = GuestPhysicalAccess(reads=True, writes=False, fetches=False, purpose=Purpose.PDPTE)
+
+
+class SecondDimension(Paging[GuestPhysicalAccess]):
+    """NPT or EPT: paging of guest-physical addresses.
+
+    Attributes
+    ----------
+    table_access :
+        What reading an entry of the guest's paging structures counts as.
+
+    """
+
+    table_access: GuestPhysicalAccess
+
+    @abstractmethod
+    def check_update(self, address: int, last: Translation) -> None:
+        """Raise the fault of setting a flag in a guest entry at `address`, which was read by way of
+        `last`."""
+
+
+class GuestTables:
+    """A guest's paging structures, as a walk of them sees them: words at guest-physical addresses."""
+
+    def __init__(self, memory: Words, paging: SecondDimension) -> None:
+        self._memory = memory
+        self._paging = paging
+        self._last: tuple[int, Translation]
+
+    def read(self, address: int, size: int = 8) -> int:
+        """Translate the address by a walk of the second dimension, then read."""
+        there = walk(self._memory, self._paging, self._paging.table_access, address)
+        self._last = address, there
+        return self._memory.read(there.address, size)
+
+    def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
+        """Change the entry that was read last, through the same translation."""
+        last_read, there = self._last
+        assert last_read == address, "a walk changes only what it has just read"
+        self._paging.check_update(address, there)
+        return self._memory.compare_exchange(there.address, expected, value, size)
+
+
+class NestedTranslation(NamedTuple):
+    """Both halves: `guest` ends in a guest-physical address, `host` in a host-physical one."""
+
+    guest: Translation
+    host: Translation
+
+
+def walk_nested(
+    memory: Words, guest: LinearPaging, host: SecondDimension, access: Access, address: int
+) -> NestedTranslation:
+    """Translate a linear address of a guest to a host-physical one.
+
+    The guest's accessed and dirty flags are set before the page's guest-physical address is translated.
+
+    Raises
+    ------
+    Fault
+        #PF or #GP of the guest, or an exit of the second dimension.
+
+    """
+    inner = walk(GuestTables(memory, host), guest, access, address)
+    return NestedTranslation(inner, walk(memory, host, PAGE_ACCESS[access.kind], inner.address))
+
+
+class CountedWords:
+    """A memory that counts how often it is read: the memory references of a walk."""
+
+    def __init__(self, memory: Words) -> None:
+        self._memory = memory
+        self.reads = 0
+
+    def read(self, address: int, size: int = 8) -> int:
+        """Count, and read."""
+        self.reads += 1
+        return self._memory.read(address, size)
+
+    def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
+        """Setting flags is no reference of the walk: the entry has been read already."""
+        return self._memory.compare_exchange(address, expected, value, size)

@@ -1,0 +1,260 @@
+"""Nested paging: the guest's walk over the host's tables, and the exits."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from mmu_model.hardware import (
+    CR0_PE,
+    CR0_PG,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PSE,
+    EFER_LMA,
+    EFER_NXE,
+    ERROR_ID,
+    ERROR_P,
+    ERROR_RSVD,
+    ERROR_US,
+    ERROR_WR,
+    EXIT_INFO_PAGE,
+    EXIT_INFO_TABLE,
+    Access,
+    CountedWords,
+    Fault,
+    Kind,
+    LinearPaging,
+    LogicalProcessor,
+    Mode,
+    NestedPageFault,
+    NestedPaging,
+    NestedTranslation,
+    PageFault,
+    PhysicalMemory,
+    Registers,
+    access,
+    walk_nested,
+)
+from mmu_model.hardware.tables import PageTables, frames_from
+from tests.hardware.machine import CR4, MAXPHYADDR, MODES, Machine
+
+P, W, U, A, D, XD = 1, 2, 4, 1 << 5, 1 << 6, 1 << 63
+HOST_OFFSET = 0x4000_0000
+VA, GPA = 0x1234_5000, 0x0020_0000
+READ, WRITE, FETCH = (access(kind) for kind in Kind)
+
+
+@dataclass
+class Guest:
+    """A guest with its tables at guest-physical 0x100000, and nested tables that add 1 GiB to its addresses.
+
+    The guest maps VA to GPA. Nested tables map as many 4-KiB pages as the guest has touched.
+    """
+
+    mode: Mode
+    host_mode: Mode = Mode.FOUR_LEVEL
+    host_nxe: bool = True
+
+    def __post_init__(self) -> None:
+        self.memory = PhysicalMemory(MAXPHYADDR)
+        self.nested = PageTables(self.memory, self.host_mode, frames_from(0x10_0000))
+        own = Machine(self.mode)
+        if self.mode is not Mode.OFF:
+            own.tables.map(VA, GPA)
+        self.table_gpas = sorted(pfn << 12 for pfn in own.memory.frames())
+        for pfn in own.memory.frames():
+            for index, word in enumerate(own.memory.frame(pfn)):
+                if word:
+                    self.memory.write((pfn << 12) + HOST_OFFSET + index * 8, int(word))
+        for gpa in [*self.table_gpas, GPA, VA]:
+            self.nested.map(gpa, gpa + HOST_OFFSET)
+        self.own = own
+
+    @property
+    def paging(self) -> NestedPaging:
+        efer = (EFER_NXE if self.host_nxe else 0) | (EFER_LMA if self.host_mode.is_long else 0)
+        return NestedPaging(self.nested.root, cr4=CR4[self.host_mode], efer=efer, maxphyaddr=MAXPHYADDR)
+
+    @property
+    def registers(self) -> Registers:
+        if self.mode is Mode.OFF:
+            return Registers(maxphyaddr=MAXPHYADDR)
+        return self.own.registers()
+
+    def walk(self, how: Access, address: int = VA) -> NestedTranslation | Fault:
+        try:
+            return walk_nested(self.memory, LinearPaging(self.registers), self.paging, how, address)
+        except Fault as fault:
+            return fault
+
+    def nested_entry(self, gpa: int, level: int = 1) -> int:
+        return self.nested.entry_address(gpa, level)
+
+    def change(self, gpa: int, *, level: int = 1, clear: int = 0, add: int = 0) -> None:
+        where = self.nested_entry(gpa, level)
+        size = 4 if self.host_mode is Mode.THIRTY_TWO_BIT else 8
+        self.memory.write(where, self.memory.read(where, size) & ~clear | add, size)
+
+
+def exit_info(result: object) -> tuple[int, int]:
+    assert isinstance(result, NestedPageFault)
+    assert result.gpa == result.exit_info_2
+    return result.exit_info_1, result.exit_info_2
+
+
+@pytest.mark.parametrize("host_mode", MODES, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_every_guest_mode_over_every_host_mode(mode: Mode, host_mode: Mode) -> None:
+    result = Guest(mode, host_mode).walk(WRITE, VA | 0x18)
+    assert isinstance(result, NestedTranslation)
+    gpa = (VA if mode is Mode.OFF else GPA) | 0x18
+    assert (result.guest.address, result.host.address) == (gpa, gpa + HOST_OFFSET)
+
+
+@pytest.mark.parametrize(
+    ("mode", "host_mode", "references"),
+    [
+        (Mode.FOUR_LEVEL, Mode.FOUR_LEVEL, 24),
+        (Mode.FIVE_LEVEL, Mode.FIVE_LEVEL, 35),
+        (Mode.FIVE_LEVEL, Mode.FOUR_LEVEL, 29),
+        (Mode.PAE, Mode.FOUR_LEVEL, 19),
+        (Mode.THIRTY_TWO_BIT, Mode.FOUR_LEVEL, 14),
+        (Mode.OFF, Mode.FOUR_LEVEL, 4),
+    ],
+)
+def test_the_memory_references_of_a_walk(mode: Mode, host_mode: Mode, references: int) -> None:
+    """g levels over h levels: g entries, and h entries for each of them and for the page."""
+    guest = Guest(mode, host_mode)
+    counted = CountedWords(guest.memory)
+    walk_nested(counted, LinearPaging(guest.registers), guest.paging, READ, VA)
+    assert counted.reads == references
+
+
+@pytest.mark.parametrize("how", [READ, WRITE, FETCH], ids=lambda how: how.kind.value)
+@pytest.mark.parametrize("user", [False, True])
+def test_a_page_that_is_not_present(how: Access, user: bool) -> None:
+    """EXITINFO1: user in any case, the access's kind, bit 32. EXITINFO2: the guest-physical address."""
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(GPA, clear=P)
+    result = guest.walk(access(how.kind, user=user), VA | 0x123)
+    kind = how.error_code & (ERROR_WR | ERROR_ID)
+    assert exit_info(result) == (ERROR_US | kind | EXIT_INFO_PAGE, GPA | 0x123)
+
+
+def test_a_table_that_is_not_present() -> None:
+    """Bit 33, and a write even when the guest only reads; EXITINFO2 is the address of the guest's entry."""
+    for number, table in enumerate(Guest(Mode.FOUR_LEVEL).table_gpas):
+        guest = Guest(Mode.FOUR_LEVEL)
+        guest.change(table, clear=P)
+        index = VA >> (39 - 9 * number) & 511
+        assert exit_info(guest.walk(FETCH)) == (ERROR_US | ERROR_WR | EXIT_INFO_TABLE, table + index * 8)
+
+
+def test_a_table_must_be_writable_for_the_guest_to_be_walked() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(guest.table_gpas[2], clear=W)
+    info, _ = exit_info(guest.walk(READ))
+    assert info == ERROR_P | ERROR_US | ERROR_WR | EXIT_INFO_TABLE
+
+
+def test_nested_entries_must_be_user() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(GPA, clear=U)
+    info, _ = exit_info(guest.walk(READ))
+    assert info == ERROR_P | ERROR_US | EXIT_INFO_PAGE
+
+
+def test_host_nx() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(GPA, add=XD)
+    assert isinstance(guest.walk(READ), NestedTranslation)
+    info, _ = exit_info(guest.walk(FETCH))
+    assert info == ERROR_P | ERROR_US | ERROR_ID | EXIT_INFO_PAGE
+
+
+def test_host_nx_of_a_table_does_not_matter() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(guest.table_gpas[0], add=XD)
+    assert isinstance(guest.walk(FETCH), NestedTranslation)
+
+
+def test_without_host_nxe_a_fetch_is_not_told_and_nx_is_reserved() -> None:
+    guest = Guest(Mode.FOUR_LEVEL, host_nxe=False)
+    guest.change(GPA, clear=P)
+    assert exit_info(guest.walk(FETCH))[0] == ERROR_US | EXIT_INFO_PAGE
+    guest.change(GPA, add=P | XD)
+    assert exit_info(guest.walk(READ))[0] == ERROR_P | ERROR_RSVD | ERROR_US | EXIT_INFO_PAGE
+
+
+def test_reserved_bits_of_nested_entries() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(GPA, level=2, add=1 << 46)
+    info, _ = exit_info(guest.walk(WRITE))
+    assert info & ERROR_RSVD
+
+
+def test_nested_accessed_and_dirty() -> None:
+    """A read of the page leaves it clean; the tables are dirty, for reading them counts as a write."""
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.walk(READ)
+    assert guest.memory.read(guest.nested_entry(GPA)) & (A | D) == A
+    for table in guest.table_gpas:
+        assert guest.memory.read(guest.nested_entry(table)) & (A | D) == A | D
+    guest.walk(WRITE)
+    assert guest.memory.read(guest.nested_entry(GPA)) & (A | D) == A | D
+
+
+def test_the_guests_own_fault_comes_first() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(GPA, clear=P)
+    leaf = guest.table_gpas[3] + (VA >> 12 & 511) * 8 + HOST_OFFSET
+    guest.memory.write(leaf, guest.memory.read(leaf) & ~W)
+    result = guest.walk(WRITE)
+    assert isinstance(result, PageFault)
+    assert result.error_code == ERROR_P | ERROR_WR
+
+
+def test_the_guests_flags_are_set_before_the_page_faults() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    guest.change(GPA, clear=P)
+    leaf = guest.table_gpas[3] + (VA >> 12 & 511) * 8 + HOST_OFFSET
+    exit_info(guest.walk(WRITE))
+    assert guest.memory.read(leaf) & (A | D) == A | D
+
+
+def test_pdptes_of_a_guest_are_read_on_each_walk() -> None:
+    """APM 15.25.10: a PDPTE with reserved bits is a page fault of the access, no #GP at CR3 load."""
+    guest = Guest(Mode.PAE)
+    pdpte = guest.own.tables.entry_address(VA, 3) + HOST_OFFSET
+    guest.memory.write(pdpte, guest.memory.read(pdpte) | 1 << 5)
+    result = guest.walk(READ)
+    assert isinstance(result, PageFault)
+    assert result.error_code == ERROR_P | ERROR_RSVD
+
+
+@pytest.mark.parametrize(
+    ("host_mode", "width"), [(Mode.THIRTY_TWO_BIT, 32), (Mode.PAE, 32), (Mode.FOUR_LEVEL, 48)]
+)
+def test_an_address_beyond_the_width_of_the_host_paging(host_mode: Mode, width: int) -> None:
+    cr4 = {Mode.THIRTY_TWO_BIT: CR4_PSE, Mode.PAE: CR4_PAE, Mode.FOUR_LEVEL: CR4_PAE}[host_mode]
+    host = NestedPaging(0, cr4=cr4, efer=EFER_LMA if host_mode.is_long else 0)
+    memory = PhysicalMemory()
+    memory.write(0x1000, 0x2007)
+    registers = Registers(cr0=CR0_PE | CR0_PG, cr3=1 << width, cr4=CR4_PAE | CR4_LA57, efer=EFER_LMA)
+    with pytest.raises(NestedPageFault) as caught:
+        walk_nested(memory, LinearPaging(registers), host, READ, 0)
+    assert exit_info(caught.value) == (ERROR_US | ERROR_WR | EXIT_INFO_TABLE, 1 << width)
+
+
+def test_a_processor_runs_a_guest() -> None:
+    guest = Guest(Mode.FOUR_LEVEL)
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging)
+    cpu.write(VA, 0x1122_3344_5566_7788, cpl=3)
+    assert cpu.read(VA + 4, 4) == 0x1122_3344
+    assert guest.memory.read(GPA + HOST_OFFSET) == 0x1122_3344_5566_7788
+    guest.change(GPA, clear=W)
+    with pytest.raises(NestedPageFault):
+        cpu.write(VA, 0)
+    cpu.exit_guest()
+    assert cpu.read(GPA + HOST_OFFSET) == 0x1122_3344_5566_7788

@@ -66,7 +66,9 @@ def main(cases: int, seed: int, jobs: int) -> None:
     try:
         tally = _campaign(seed, cases, jobs)
     except BrokenProcessPool:
-        click.echo(f"error: the emulator crashed on a case of seed {seed}; find it with --cases, --jobs 1", err=True)
+        click.echo(
+            f"error: the emulator crashed on a case of seed {seed}; find it with --cases, --jobs 1", err=True
+        )
         sys.exit(2)
     _report(tally)
     sys.exit(1 if tally.disagreements else 0)

@@ -80,6 +80,15 @@ class Case:
         """The paging mode; where walks are nested, the guest's over the host's."""
         return self.paging if self.npt is None else f"{self.paging} over {self.npt.paging}"
 
+    @property
+    def root_table(self) -> int:
+        """The address of the top-level table that CR3 holds (SDM vol. 3A, tables 4-3, 4-7 and 4-12)."""
+        if self.paging == "32-bit":
+            return self.cr3 & 0xFFFF_F000
+        if self.paging == "PAE":
+            return self.cr3 & 0xFFFF_FFE0
+        return self.cr3 & 0xF_FFFF_FFFF_F000
+
     def to_json(self) -> dict[str, Any]:
         """The case as the walker reads it."""
         case: dict[str, Any] = {

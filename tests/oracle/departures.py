@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.oracle.case import EFER_LMA, Answer, Case
-from tests.oracle.emulator import root_table
 from tests.oracle.nested import guest_table_mappings, host_leaves
 
 _P = 1 << 0
@@ -38,7 +37,7 @@ def _check_pdptes(case: Case, answer: Answer) -> Answer:
     if case.paging != "PAE" or case.npt is not None:
         return answer
     reserved = 0x1E6 | ((1 << 64) - (1 << case.maxphyaddr))
-    root = root_table(case)
+    root = case.root_table
     pdptes = (case.memory.get(root + 8 * index, (0, 8))[0] for index in range(4))
     if any(pdpte & _P and pdpte & reserved for pdpte in pdptes):
         return Answer("general-protection")
@@ -71,13 +70,13 @@ def _exit_info_1_has_64_bits(case: Case, answer: Answer) -> Answer:
 CORRECTIONS = (
     Correction(
         "PDPTEs are read again on each walk, and most of their reserved bits ignored",
-        "SDM vol. 3A, 4.4.1: MOV to CR3 loads the four PDPTEs, and faults (#GP) if one of them is present and "
+        "SDM vol. 3A, 4.4.1: MOV to CR3 loads the four PDPTEs, and faults (#GP) if one that is present "
         "has a reserved bit set: 2:1, 8:5, or MAXPHYADDR and up",
         _check_pdptes,
     ),
     Correction(
         "the accessed flag of an entry that maps a 1-GByte page is set although the access faults",
-        "SDM vol. 3A, 4.8: the flag is set when the entry is used to translate; an access that is not allowed, "
+        "SDM vol. 3A, 4.8: the flag is set when the entry is used to translate; a disallowed access, "
         "or an entry with a reserved bit, has no translation",
         _no_accessed_flag_from_a_fault,
     ),

@@ -1,6 +1,6 @@
-"""The page frames that random cases use: few, so that the emulator has them mapped, and spread, so that every
-address bit is used. Tables, guests' tables and what holds a guest's tables never share a frame by accident,
-because words of 4 and of 8 bytes would overlap; tables of one kind do.
+"""The page frames of random cases: few, for the emulator to have them mapped, and all over physical memory.
+
+A host's tables never share a frame with a guest's, because words of 4 and of 8 bytes would overlap.
 """
 
 from __future__ import annotations
@@ -9,22 +9,23 @@ import random
 
 from tests.oracle.scaffold import WINDOW
 
-_WINDOW_REGION = WINDOW >> 30
 
+def _spread(seed: int, count: int, *widths: int, unit: int = 12, parity: int = 0) -> tuple[int, ...]:
+    """``count`` frames of 2**unit bytes below 2**width for each width, none in the window's gigabyte.
 
-def _spread(seed: int, count: int, *widths: int, unit: int = 12) -> tuple[int, ...]:
-    """``count`` frames of 2**unit bytes below 2**width for each width, none in the window's gigabyte."""
+    The parity of bits 20:12 keeps kinds apart; it is a guest's own even where large pages are below it.
+    """
     rng = random.Random(seed)
-    frames: list[int] = []
-    for width in widths:
-        while len(frames) < count * (widths.index(width) + 1):
+    frames: set[int] = set()
+    for number, width in enumerate(widths, start=1):
+        while len(frames) < count * number:
             frame = rng.getrandbits(width - unit) << unit
-            if frame >> 30 != _WINDOW_REGION and frame not in frames:
-                frames.append(frame)
-    return tuple(frames)
+            if frame >> 30 != WINDOW >> 30 and (frame >> 12 & 0x1FF).bit_count() % 2 == parity:
+                frames.add(frame)
+    return tuple(sorted(frames))
 
 
-TABLES = _spread(1, 24, 32, 36, 40)
+TABLES = _spread(1, 24, 32, 36, 40, parity=1)
 """Frames of tables at physical addresses: a plain case's, or a host's nested ones."""
 
 GUEST_TABLES = _spread(2, 12, 32, 36, 40)

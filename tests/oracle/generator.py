@@ -106,6 +106,8 @@ class _Generator:
         return cr4, (EFER_LME | EFER_LMA) * long | EFER_NXE * self._maybe(0.7)
 
     def _linear_address(self, paging: Paging) -> int:
+        if paging == "off":
+            return random_page(self._rng, 12, 32) | self._rng.getrandbits(12)
         if paging not in ("4-level", "5-level"):
             return self._rng.getrandbits(32)
         bits = 57 if paging == "5-level" else 48

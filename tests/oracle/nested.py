@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.oracle.case import Case
-from tests.oracle.emulator import root_table
 from tests.oracle.scaffold import SHIFTS
 
 _P = 1 << 0
@@ -36,7 +35,7 @@ def guest_table_mappings(case: Case) -> Iterator[Mapping]:
     """The mappings that the guest's own walk for the access would go through, were all rights given."""
     mappings = list(_mappings(case))
     size = 4 if case.paging == "32-bit" else 8
-    table = root_table(case)
+    table = case.root_table
     for level, shift in enumerate(SHIFTS[case.paging]):
         index_bits = 2 if case.paging == "PAE" and level == 0 else 12 - size.bit_length() + 1
         gpa = table + size * (case.va >> shift & (1 << index_bits) - 1)

@@ -97,6 +97,8 @@ class Scaffold:
         self._two_megabytes = [self._identity(step=1 << 21, first=gigabyte << 30) for gigabyte in range(4)]
         self._window_table = self._frame()
         self._root_table = self._frame()
+        for page in range(WINDOW, WINDOW + WINDOW_SIZE, 0x1000):
+            self._map_4_kbytes(self._window_table, page)
         assert self._next_frame <= WINDOW + WINDOW_SIZE
 
     def code(self, paging: Paging, va: int, user: bool) -> CodeMapping:
@@ -117,12 +119,13 @@ class Scaffold:
         return self._nested_32_bit(ncr3, guest_root & ~0xFFF)
 
     def _nested_32_bit(self, ncr3: int, guest_root: int) -> dict[int, bytes]:
-        words = {}
-        for page in [guest_root, *range(WINDOW, WINDOW + WINDOW_SIZE, 0x1000)]:
-            table = self._window_table if page >> 22 == WINDOW >> 22 else self._root_table
-            words[ncr3 + 4 * (page >> 22)] = _entry(4, table | P_RW_US)
-            self._memory.mem_write(table + 4 * (page >> 12 & 0x3FF), _entry(4, page | P_RW_US))
-        return words
+        words = {ncr3 + 4 * (WINDOW >> 22): _entry(4, self._window_table | P_RW_US)}
+        table = self._window_table if guest_root >> 22 == WINDOW >> 22 else self._root_table
+        self._map_4_kbytes(table, guest_root)
+        return words | {ncr3 + 4 * (guest_root >> 22): _entry(4, table | P_RW_US)}
+
+    def _map_4_kbytes(self, table: int, page: int) -> None:
+        self._memory.mem_write(table + 4 * (page >> 12 & 0x3FF), _entry(4, page | P_RW_US))
 
     def _map_code(self, paging: Paging, linear: int, user: bool) -> CodeMapping:
         size = 4 if paging == "32-bit" else 8

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.oracle import departures, emulator
-from tests.oracle.case import EFER_LME, Answer, Case, answer_from_json
+from tests.oracle.case import CR0_PE, EFER_LME, Answer, Case, answer_from_json
 from tests.oracle.generator import generate
 
 Walker = Callable[[dict[str, Any]], dict[str, Any]]
@@ -129,7 +129,7 @@ def _smaller(case: Case) -> Iterator[Case]:
     if case.ac:
         yield replace(case, ac=False)
     controls = [
-        *(replace(case, cr0=case.cr0 ^ bit) for bit in _bits(case.cr0)),
+        *(replace(case, cr0=case.cr0 ^ bit) for bit in _bits(case.cr0 & ~CR0_PE)),
         *(replace(case, cr4=case.cr4 ^ bit) for bit in _bits(case.cr4)),
         *(replace(case, efer=case.efer ^ bit) for bit in _bits(case.efer & ~EFER_LME)),
     ]

@@ -161,6 +161,7 @@ class _Generator:
             large_pages=host_paging != "32-bit",
             memory=self._memory,
             table_frames=below(TABLES, _table_bits(host_paging, width)),
+            ps_is_spare=not cr4 & CR4_PSE,  # see departures.left_out
         )
         backing = {
             unit: below(frames, min(_table_bits(host_paging, width), 40)) for unit, frames in BACKING.items()

@@ -35,6 +35,8 @@ class Tables:
     table_frames: list[int]
     locate: Callable[[int], int] = lambda address: address
     """Where the memory of these tables is: the nested translation for a guest's, else the address itself."""
+    ps_is_spare: bool = True
+    """Whether PS may be set where 32-bit paging without large pages ignores it."""
     fault_chance: float = 0.1
     """For each entry, of being not present, reserved or lacking a permission."""
     _known: dict[int, tuple[int, bool]] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class Tables:
             mask |= PS  # PAT
         elif leaf:
             mask |= _PAT_LARGE
-        elif self.paging == "32-bit" and not self.large_pages:
+        elif self.paging == "32-bit" and not self.large_pages and self.ps_is_spare:
             mask |= PS
         if self.depth > 3:
             mask |= 0x7FF << 52
@@ -141,9 +143,9 @@ class Tables:
         return target & 0xFFC0_0000 | (target >> 32) << 13  # PSE-36
 
     def _expressible(self) -> int:
-        """All bits but those that mean something else at the emulator's 40 bits than at this MAXPHYADDR."""
+        """All bits but those that mean something else to the emulator: it has another MAXPHYADDR, 40."""
         if self.size == 4:
-            return 0xFFFF_FFFF
+            return 0xFFFF_FFFF if self.ps_is_spare else 0xFFFF_FFFF & ~PS
         low, high = sorted((self.maxphyaddr, 40))
         return ((1 << 64) - 1) & ~((1 << high) - (1 << low))
 

@@ -10,7 +10,7 @@ Read in this order:
     paging, linear      the levels, masks and questions of a kind of paging, worked out for the walk
     walk                the walk itself, one routine
     pdptes              PAE: the registers loaded with CR3
-    nested, npt         guests: the same walk in two dimensions
+    nested, npt, ept    guests: the same walk in two dimensions
     processor           all of it together: read, write, fetch
 
 A translation in a few lines:
@@ -27,6 +27,7 @@ A translation in a few lines:
 """
 
 from mmu_model.hardware.access import ACCESSES, Access, Kind, access
+from mmu_model.hardware.ept import ExtendedPaging
 from mmu_model.hardware.faults import (
     ERROR_ID,
     ERROR_P,
@@ -34,6 +35,8 @@ from mmu_model.hardware.faults import (
     ERROR_RSVD,
     ERROR_US,
     ERROR_WR,
+    EptMisconfiguration,
+    EptViolation,
     Fault,
     GeneralProtection,
     NestedPageFault,
@@ -50,7 +53,7 @@ from mmu_model.hardware.nested import (
 )
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, EXIT_INFO_TABLE, NestedPaging
 from mmu_model.hardware.paging import Translation
-from mmu_model.hardware.pdptes import load_pdptes
+from mmu_model.hardware.pdptes import load_paging, load_pdptes
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
@@ -103,6 +106,9 @@ __all__ = [
     "PAGE_SIZE",
     "Access",
     "CountedWords",
+    "EptMisconfiguration",
+    "EptViolation",
+    "ExtendedPaging",
     "Fault",
     "GeneralProtection",
     "Gfn",
@@ -124,6 +130,7 @@ __all__ = [
     "Translation",
     "Va",
     "access",
+    "load_paging",
     "load_pdptes",
     "walk",
     "walk_nested",

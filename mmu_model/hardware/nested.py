@@ -7,7 +7,7 @@ entry of the guest that a walk reads and for the page that it ends in: 24 reads 
 from abc import abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from mmu_model.hardware.access import Access, Kind
 from mmu_model.hardware.linear import LinearPaging
@@ -50,11 +50,14 @@ class SecondDimension(Paging[GuestPhysicalAccess]):
 
     Attributes
     ----------
+    pdpte_registers :
+        Whether a guest with PAE paging has PDPTE registers, loaded with its CR3.
     table_access :
         What reading an entry of the guest's paging structures counts as.
 
     """
 
+    pdpte_registers: ClassVar[bool]
     table_access: GuestPhysicalAccess
 
     @abstractmethod
@@ -66,14 +69,17 @@ class SecondDimension(Paging[GuestPhysicalAccess]):
 class GuestTables:
     """A guest's paging structures, as a walk of them sees them: words at guest-physical addresses."""
 
-    def __init__(self, memory: Words, paging: SecondDimension) -> None:
+    def __init__(
+        self, memory: Words, paging: SecondDimension, how: GuestPhysicalAccess | None = None
+    ) -> None:
         self._memory = memory
         self._paging = paging
+        self._how = how or paging.table_access
         self._last: tuple[int, Translation]
 
     def read(self, address: int, size: int = 8) -> int:
         """Translate the address by a walk of the second dimension, then read."""
-        there = walk(self._memory, self._paging, self._paging.table_access, address)
+        there = walk(self._memory, self._paging, self._how, address)
         self._last = address, there
         return self._memory.read(there.address, size)
 

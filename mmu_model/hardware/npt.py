@@ -49,6 +49,7 @@ class NestedPaging(SecondDimension):
 
     """
 
+    pdpte_registers = False  # APM vol. 2, 15.25.10
     table_access = TABLE_WRITE
 
     def __init__(self, ncr3: int, *, cr4: int, efer: int, maxphyaddr: int = 52) -> None:

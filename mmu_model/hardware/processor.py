@@ -1,11 +1,10 @@
 """A logical processor: registers, and the accesses to memory that a program makes through them."""
 
 from mmu_model.hardware.access import Access, Kind, access
-from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.nested import SecondDimension, walk_nested
-from mmu_model.hardware.pdptes import load_pdptes
-from mmu_model.hardware.registers import Mode, Registers
+from mmu_model.hardware.pdptes import load_paging
+from mmu_model.hardware.registers import Registers
 from mmu_model.hardware.types import Hpa, Va
 from mmu_model.hardware.walk import walk
 
@@ -66,8 +65,5 @@ class LogicalProcessor:
         return Hpa(pair.host.address)
 
     def _load(self, registers: Registers) -> None:
-        pdptes = None
-        if registers.mode is Mode.PAE and self.second_dimension is None:
-            pdptes = load_pdptes(self.memory, registers)
+        self._paging = load_paging(self.memory, registers, self.second_dimension)
         self.registers = registers
-        self._paging = LinearPaging(registers, pdptes)

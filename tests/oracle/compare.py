@@ -74,7 +74,7 @@ def expected(case: Case) -> Answer:
     emulator.UnsupportedError
         The emulator has not what the case asks for.
     """
-    return departures.by_the_manuals(case, emulator.run(case))
+    return departures.by_the_manuals(case, emulator.run(departures.for_the_emulator(case)))
 
 
 def compare(case: Case, oracle: Answer, walker: Walker) -> Disagreement | None:

@@ -1,8 +1,9 @@
 """Where Unicorn departs from the manuals, as code: what it answers is corrected to what the manuals say.
 
-Three kinds. A *correction* is applied to the emulator's answer, so that the model is still held to the
-letter. What is *unseen* cannot be told from the emulator at all and is taken out of both answers. What is
-*left out* is not run, because it would end the process.
+Four kinds. A *correction* is applied to the emulator's answer, so that the model is still held to the
+letter. A *substitution* is made in the case, where another bit has the effect that the manuals give to one.
+What is *unseen* cannot be told from the emulator at all and is taken out of both answers. What is *left out*
+is not run, because it would end the process or mean something else.
 
 One departure of Unicorn's needs no code: it has no global pages (CR4.PGE and the G bit do nothing). A cold
 walk does not show the difference.
@@ -14,10 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.oracle.case import CR4_PSE, EFER_LMA, Answer, Case
-from tests.oracle.nested import guest_table_mappings, host_leaves
+from tests.oracle.nested import guest_walk, host_leaves, pdptes
 
 _P = 1 << 0
+_A = 1 << 5
+_D = 1 << 6
 _PS = 1 << 7
+_PDPTE_LOW_RESERVED = 0x1E6
+_SEEN_RESERVED = 1 << 62
 _NPF_WRITE = 1 << 1
 _NPF_FETCH = 1 << 4
 NPF_FINAL = 1 << 32
@@ -36,10 +41,10 @@ class Correction:
 def _check_pdptes(case: Case, answer: Answer) -> Answer:
     if case.paging != "PAE" or case.npt is not None:
         return answer
-    reserved = 0x1E6 | ((1 << 64) - (1 << case.maxphyaddr))
+    reserved = _PDPTE_LOW_RESERVED | ((1 << 64) - (1 << case.maxphyaddr))
     root = case.root_table
-    pdptes = (case.memory.get(root + 8 * index, (0, 8))[0] for index in range(4))
-    if any(pdpte & _P and pdpte & reserved for pdpte in pdptes):
+    loaded = (case.memory.get(root + 8 * index, (0, 8))[0] for index in range(4))
+    if any(pdpte & _P and pdpte & reserved for pdpte in loaded):
         return Answer("general-protection")
     return answer
 
@@ -57,6 +62,21 @@ def _no_fetch_bit_without_nx(case: Case, answer: Answer) -> Answer:
     if case.npt.efer_nxe and case.npt.paging != "32-bit":
         return answer
     return replace(answer, exit_info_1=answer.exit_info_1 & ~_NPF_FETCH)
+
+
+def _flags_of_nested_leaves(case: Case, answer: Answer) -> Answer:
+    if case.npt is None or answer.result != "ok":
+        return answer
+    tables, page = guest_walk(case)
+    flags = dict.fromkeys((mapping.leaf for mapping in tables), _A | _D)
+    if page is not None:
+        flags[page.leaf] = flags.get(page.leaf, _A) | _D * (case.access == "write")
+    changed = dict(answer.changed)
+    for leaf, used in flags.items():
+        before = case.memory[leaf][0]
+        if before | used != before:
+            changed[leaf] = before | used
+    return replace(answer, changed=changed)
 
 
 def _exit_info_1_has_64_bits(case: Case, answer: Answer) -> Answer:
@@ -86,6 +106,12 @@ CORRECTIONS = (
         _no_fetch_bit_without_nx,
     ),
     Correction(
+        "the last entry of a nested walk gets A for 1-GByte pages only, and never D",
+        "APM vol. 2, 15.25.5: nested entries have accessed and dirty flags as others do, and those above a "
+        "guest's tables have both set, because such accesses are writes",
+        _flags_of_nested_leaves,
+    ),
+    Correction(
         "EXITINFO1 is kept in 32 bits on its way out",
         "APM vol. 2, 15.25.6: bit 33 for an access to a guest table, bit 32 for the final one; guest tables "
         "are always accessed as user writes (15.25.5), so that a fault of a read or fetch tells which it was",
@@ -101,18 +127,36 @@ def by_the_manuals(case: Case, answer: Answer) -> Answer:
     return answer
 
 
+def for_the_emulator(case: Case) -> Case:
+    """The case with what Unicorn overlooks replaced by what it does not.
+
+    In nested walks PDPTEs are read like other entries, and reserved bits found when they are (APM vol. 2,
+    15.25.10), the guest's as well as those of a PAE host. Unicorn overlooks bits 2:1 and 8:5, but not bit 62.
+    """
+    if case.npt is None:
+        return case
+    overlooked = {
+        address: (value | _SEEN_RESERVED, size)
+        for address in pdptes(case)
+        for value, size in [case.memory.get(address, (0, 8))]
+        if value & _P and value & _PDPTE_LOW_RESERVED
+    }
+    return replace(case, memory=case.memory | overlooked)
+
+
 def seen(case: Case, answer: Answer) -> Answer:
     """An answer, the model's or a corrected one, without what the emulator does not show.
 
-    - The accessed and dirty flags in the last entry of a nested walk: Unicorn sets A only for 1-GByte pages
-      and D never, where hardware treats nested entries like others (APM vol. 2, 15.25.5).
+    - The accessed and dirty flags in the last entry of a nested walk if the access faults: how far the walk
+      came is not known, and Unicorn does not set them.
     - Which of bits 32 and 33 a nested fault of a write has, because accesses to tables are writes as well.
       That exactly one of them is set remains.
     """
     if case.npt is None:
         return answer
-    leaves = host_leaves(case)
-    answer = replace(answer, changed={a: value for a, value in answer.changed.items() if a not in leaves})
+    if answer.result != "ok":
+        leaves = host_leaves(case)
+        answer = replace(answer, changed={a: value for a, value in answer.changed.items() if a not in leaves})
     which = (answer.exit_info_1 or 0) & (NPF_FINAL | NPF_GUEST_TABLE)
     if case.access == "write" and which == NPF_GUEST_TABLE:
         answer = replace(answer, exit_info_1=(answer.exit_info_1 or 0) ^ which | NPF_FINAL)
@@ -123,12 +167,13 @@ def left_out(case: Case) -> str | None:
     """Why a case must not be run, if so.
 
     - Unicorn crashes on nested NX above a frame of the guest's tables.
-    - Under a 32-bit host it goes by the guest's CR4.PSE for 4-MByte pages, where the host's counts (APM vol. 2,
-      15.25.3). The host of a case has CR4.PSE clear, which leaves bit 7 of a nested PDE without meaning.
+    - Under a 32-bit host it goes by the guest's CR4.PSE for 4-MByte pages, where the host's counts: nested
+      tables have the format of the paging mode that VMRUN was executed in (APM vol. 2, 15.25). A case has no
+      host CR4.PSE; it is clear, and bit 7 of a nested PDE without meaning.
     """
     if case.npt is None:
         return None
-    if case.npt.efer_nxe and any(mapping.nx for mapping in guest_table_mappings(case)):
+    if case.npt.efer_nxe and any(mapping.nx for mapping in guest_walk(case)[0]):
         return "nested NX on a frame of the guest's page tables"
     if case.npt.paging == "32-bit" and case.cr4 & CR4_PSE:
         pdes = (case.memory.get(case.npt.ncr3 + 4 * index, (0, 4))[0] for index in range(1024))

@@ -64,7 +64,7 @@ class _Generator:
     def case(self) -> Case:
         """One case."""
         ((guest, host),) = self._rng.choices(_MODES, _WEIGHTS)
-        width = self._rng.choice(_WIDTHS[:5] if "32-bit" in (guest, host) else _WIDTHS)
+        width = self._rng.choice(_WIDTHS)
         cr4, efer = self._controls(guest)
         va = self._linear_address(guest)
         npt = None
@@ -101,6 +101,8 @@ class _Generator:
             (CR4_SMAP, 0.4),
             (CR4_PKE, 0.5),
             (CR4_PCIDE, 0.3 if long else 0),
+            (CR4_PAE, 0.3 if paging == "off" else 0),
+            (CR4_LA57, 0 if long else 0.1),  # without meaning outside IA-32e mode
         ):
             cr4 |= bit * self._maybe(chance)
         return cr4, (EFER_LME | EFER_LMA) * long | EFER_NXE * self._maybe(0.7)

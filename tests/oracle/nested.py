@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.oracle.case import Case
+from tests.oracle.case import CR4_PSE, Case
 from tests.oracle.scaffold import SHIFTS
 
 _P = 1 << 0
@@ -31,22 +31,48 @@ def host_leaves(case: Case) -> set[int]:
     return {mapping.leaf for mapping in _mappings(case)}
 
 
-def guest_table_mappings(case: Case) -> Iterator[Mapping]:
-    """The mappings that the guest's own walk for the access would go through, were all rights given."""
+def pdptes(case: Case) -> Iterator[int]:
+    """The addresses of the PDPTEs that a nested walk may use: those of a PAE host, and a PAE guest's one."""
+    assert case.npt is not None
+    if case.npt.paging == "PAE":
+        yield from ((case.npt.ncr3 & ~0x1F) + 8 * index for index in range(4))
+    if case.paging == "PAE":
+        for mapping in guest_walk(case)[0][:1]:
+            yield mapping.spa + case.root_table + 8 * (case.va >> 30) - mapping.gpa
+
+
+def guest_walk(case: Case) -> tuple[list[Mapping], Mapping | None]:
+    """The mappings that the guest's walk goes through, were all rights given: for its tables and its page."""
     mappings = list(_mappings(case))
+
+    def at(gpa: int) -> Mapping | None:
+        return next((m for m in mappings if m.gpa <= gpa < m.gpa + m.size), None)
+
+    tables: list[Mapping] = []
     size = 4 if case.paging == "32-bit" else 8
     table = case.root_table
     for level, shift in enumerate(SHIFTS[case.paging]):
-        index_bits = 2 if case.paging == "PAE" and level == 0 else 12 - size.bit_length() + 1
+        index_bits = 2 if case.paging == "PAE" and level == 0 else 10 if size == 4 else 9
         gpa = table + size * (case.va >> shift & (1 << index_bits) - 1)
-        mapping = next((m for m in mappings if m.gpa <= gpa < m.gpa + m.size), None)
-        if mapping is None:
-            return
-        yield mapping
+        if (mapping := at(gpa)) is None:
+            break
+        tables.append(mapping)
         entry = case.memory.get(mapping.spa + gpa - mapping.gpa, (0, size))[0]
         if not entry & _P:
-            return
+            break
         table = entry & _ADDRESS
+        if shift == 12 or (entry & _PS and _has_large_pages(case, shift)):
+            page = table & ~((1 << shift) - 1)
+            if shift == 22:
+                page |= (entry >> 13 & 0xFF) << 32  # PSE-36
+            return tables, at(page | case.va & (1 << shift) - 1)
+    return tables, None
+
+
+def _has_large_pages(case: Case, shift: int) -> bool:
+    if case.paging == "32-bit":
+        return bool(case.cr4 & CR4_PSE)
+    return shift == 21 or (shift == 30 and case.paging != "PAE")
 
 
 def _mappings(case: Case) -> Iterator[Mapping]:

@@ -79,9 +79,12 @@ class Tables:
         return level == 2 or (level == 3 and self.depth > 3)
 
     def _next_table(self) -> int:
-        if self.rng.random() < 0.03:
-            return self.root & ~0xFFF  # a table that is reached by way of itself
-        return self.rng.choice(self.table_frames)
+        frame = self.root & ~0xFFF  # a table that is reached by way of itself, now and then
+        if self.rng.random() >= 0.03:
+            frame = self.rng.choice(self.table_frames)
+        if self.paging == "PAE" and frame == self.root & ~0xFFF:
+            return self._next_table()  # but no PDPTE that is a PDE as well, see departures.for_the_emulator
+        return frame
 
     def _invent(self, slot: int, level: int, target: int, leaf: bool, may_set_nx: bool) -> None:
         self._known[slot] = target, leaf
@@ -89,7 +92,7 @@ class Tables:
         if self.rng.random() < 0.3:  # a neighbour, for a walk that errs in the index to find
             neighbour = slot & ~0xFFF | self.rng.randrange(0, 0x1000, self.size)
             if not (self.paging == "PAE" and level == 3):
-                self.memory.setdefault(neighbour, (self.rng.getrandbits(64) & self._expressible(), self.size))
+                self.memory.setdefault(neighbour, (self._garbage(), self.size))
 
     def invent_other_pdptes(self) -> None:
         """The PDPTEs that the access does not need, but a load of CR3 does."""
@@ -112,7 +115,7 @@ class Tables:
         reserved = self.reserved(level, leaf)
         if reserved and self.rng.random() < 0.6:
             return entry | self.rng.choice(reserved)
-        return self.rng.getrandbits(64) & self._expressible() & ~P
+        return self._garbage() & ~P
 
     def _permissions(self, may_set_nx: bool) -> int:
         lacking = min(0.5, 1.2 * self.fault_chance)
@@ -125,11 +128,11 @@ class Tables:
         """Bits that a walk does not look at, and A and D."""
         mask = PWT | PCD | A | D | _SOFTWARE | G
         if level == 1:
-            mask |= PS  # PAT
+            mask |= PS * self._may_hold_any_frame()  # PAT
         elif leaf:
             mask |= _PAT_LARGE
         elif self.paging == "32-bit" and not self.large_pages and self.ps_is_spare:
-            mask |= PS
+            mask |= PS * self._may_hold_any_frame()
         if self.depth > 3:
             mask |= 0x7FF << 52
         return self._some(mask)
@@ -142,12 +145,17 @@ class Tables:
             return target
         return target & 0xFFC0_0000 | (target >> 32) << 13  # PSE-36
 
-    def _expressible(self) -> int:
-        """All bits but those that mean something else to the emulator: it has another MAXPHYADDR, 40."""
-        if self.size == 4:
-            return 0xFFFF_FFFF if self.ps_is_spare else 0xFFFF_FFFF & ~PS
+    def _garbage(self) -> int:
+        """An entry of random bits but for those that mean something else to the emulator's MAXPHYADDR, 40."""
+        value = self.rng.getrandbits(8 * self.size)
         low, high = sorted((self.maxphyaddr, 40))
-        return ((1 << 64) - 1) & ~((1 << high) - (1 << low))
+        if self.size == 8:
+            return value & ~((1 << high) - (1 << low))
+        return value if self.ps_is_spare and self._may_hold_any_frame() else value & ~PS
+
+    def _may_hold_any_frame(self) -> bool:
+        """Whether a 4-byte entry with bit 7 set means the same to the emulator whatever its address bits."""
+        return self.size == 8 or self.maxphyaddr >= 40
 
     def reserved(self, level: int, leaf: bool) -> list[int]:
         """The bits of a present entry that the manual reserves, one by one."""

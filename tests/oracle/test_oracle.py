@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from mmu_model.hardware.cases import answer
 
+from mmu_model.hardware.cases import answer
 from tests.oracle.compare import run
 
 SEED = 20_261_122
 SHARDS = 20
 CASES = 20_000
-REGRESSIONS = sorted(Path(__file__).with_name("cases").glob("*.json"))
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))

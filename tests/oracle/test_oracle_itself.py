@@ -70,8 +70,8 @@ def truthful(case: Json) -> Json:
 
 @pytest.fixture(scope="module")
 def tally() -> Tally:
-    """What 20,000 cases cover."""
-    return run(SEED, range(20_000), truthful)
+    """What some thousand cases cover."""
+    return run(SEED, range(8_000), truthful)
 
 
 # The generator
@@ -276,18 +276,54 @@ def test_a_nested_fault_has_the_fetch_bit_if_the_host_has_nx(host: Npt) -> None:
     assert expected(case).exit_info_1 == departures.NPF_FINAL | (0x14 if host.efer_nxe else 0x04)
 
 
-@pytest.mark.parametrize("large", [True, False])
-def test_flags_of_nested_leaves_are_not_seen(large: bool) -> None:
-    """Unicorn sets A for 1-GByte pages and nothing else, so neither side's are compared."""
+def test_accessed_and_dirty_flags_of_nested_leaves() -> None:
+    """Tables are written to, the page is read; Unicorn sets A for a page of 1 GByte and nothing else."""
     small = {0xA000: (0xB007, 8)} | {0xB000 + 8 * page: (page << 12 | 7, 8) for page in range(8)}
-    nested = {0x8000: (0x9007, 8), 0x9000: (0x87, 8)} if large else {} if large else small
-    case = replace(NESTED, memory=NESTED.memory | nested)
-    leaves = {0x9000} if large else {0xB000 + 8 * page for page in range(8)}
+    case = replace(NESTED, memory=NESTED.memory | small)
+    tables, page = {0xB008: 0x1067, 0xB010: 0x2067, 0xB018: 0x3067, 0xB020: 0x4067}, {0xB028: 0x5027}
 
-    answer = emulator.run(case)
+    assert not {*tables, *page} & set(emulator.run(case).changed)
+    assert (tables | page).items() <= expected(case).changed.items()
+    assert expected(replace(case, access="write")).changed[0xB028] == 0x5067
+    assert expected(NESTED).changed[0xA000] == 0xE7  # one nested page for tables and page
 
-    assert bool(leaves & set(answer.changed)) == large
-    assert not leaves & set(departures.seen(case, answer).changed)
+
+def test_flags_of_nested_leaves_are_not_compared_where_an_access_faults() -> None:
+    """How far it came is not known."""
+    answer = Answer("page-fault", error_code=0, cr2=0, changed={0xA000: 0xE7, 0x9000: 0xA027})
+
+    assert departures.seen(NESTED, answer).changed == {0x9000: 0xA027}
+    assert departures.seen(NESTED, replace(answer, result="ok")) == replace(answer, result="ok")
+
+
+@pytest.mark.parametrize("bit", [1 << 1, 1 << 2, 1 << 5, 1 << 8])
+def test_reserved_bits_of_pdptes_fault_in_nested_walks(bit: int) -> None:
+    """A PAE guest's raise #PF, a PAE host's a nested page fault; Unicorn overlooks both."""
+    host = Npt(0x8000, efer_nxe=True, efer_lma=False, cr4_pae=True)
+    memory = {0x1000: (0x3001, 8), 0x3030: (0x4000_0087, 8), 0x8000: (0xA001, 8), 0x8008: (0xA001, 8)}
+    case = replace(PAE, npt=host, memory=memory | {0xA000: (0x87, 8)})
+    guests = replace(case, memory=case.memory | {0x1000: (0x3001 | bit, 8)})
+    hosts = replace(case, memory=case.memory | {0x8000: (0xA001 | bit, 8)})
+
+    assert emulator.run(guests).result == emulator.run(hosts).result == expected(case).result == "ok"
+    assert expected(guests) == Answer("page-fault", error_code=0x09, cr2=PAE.va)
+    assert replace(expected(hosts), changed={}) == Answer(
+        "nested-page-fault", exit_info_1=departures.NPF_GUEST_TABLE | 0x0F, exit_info_2=0x1000
+    )
+
+
+def test_bit_7_of_a_pde_of_a_32_bit_host_is_left_out_where_unicorn_takes_it_for_the_guests() -> None:
+    """With the guest's CR4.PSE set it makes a 4-MByte page of what is none."""
+    host = Npt(0x8000, efer_nxe=False, efer_lma=False, cr4_pae=False)
+    memory = LEGACY.memory | {0x8000: (0x9087, 4), 0x9000: (0x7, 4)}
+    memory |= {0x9000 + 4 * page: (page << 12 | 7, 4) for page in range(16)}
+    case = replace(LEGACY, npt=host, memory=memory)
+    without = replace(case, cr4=0)
+
+    assert departures.left_out(case)
+    assert not departures.left_out(without)
+    assert expected(without).pa == 0x9234
+    assert emulator.run(case).result == "page-fault"
 
 
 def test_nested_nx_over_guest_tables_is_left_out() -> None:

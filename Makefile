@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup spec report test lint bench clean
+.PHONY: help setup spec documents report test oracle lint bench clean
 
 help:            ## what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +23,20 @@ $(READY): pyproject.toml
 spec: setup      ## bring spec/ up to date with the document
 	$(BIN)/mmuspec regen
 
+documents: setup ## fetch mmu.rst of the releases that the tests want; does nothing if they are at hand
+	@for release in 6.12 6.1; do $(BIN)/mmuspec fetch $$release >/dev/null || echo "note: tests on mmu.rst of $$release will be skipped" >&2; done
+
 report: setup    ## check spec/ against the document, run and prove conformance, write build/report/
 	$(BIN)/mmuspec fetch
 	$(BIN)/mmuspec check
 	$(BIN)/pytest conformance -n auto --prove -q
 	$(BIN)/mmuspec report
 
-test: setup      ## all tests
+test: documents  ## all tests
 	$(BIN)/pytest -n auto
+
+oracle: setup    ## compare the processor with an emulator: make oracle CASES=1000000 SEED=1
+	$(BIN)/python -m tests.oracle --cases $(or $(CASES),100000) --seed $(or $(SEED),1)
 
 lint: setup      ## ruff and mypy
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ ERROR_ID: Final = 1 << 4
 ERROR_PK: Final = 1 << 5
 
 
-class Fault(Exception):  # noqa: N818  # the manuals' names end in "fault", "violation" and the like
+class Fault(Exception):  # the manuals' names end in "fault", "violation" and the like
     """The access did not happen."""
 
 

@@ -79,6 +79,11 @@ class PhysicalMemory:
         self.write(address, value, size)
         return True
 
+    def fill(self, pfn: Pfn, word: int) -> None:
+        """Store `word` in all 512 words of a frame."""
+        base = self._base.get(pfn) or self._add_frame(pfn)
+        self.words[base : base + WORDS_PER_FRAME] = word
+
     def release(self, pfn: Pfn) -> None:
         """Forget the contents of a frame: it reads as zeroes again and takes no room."""
         base = self._base.pop(pfn, 0)

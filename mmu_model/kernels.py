@@ -1,0 +1,116 @@
+"""The kernels whose behaviour a model follows, and every switch in which they differ.
+
+A switch is a field of :class:`Kernel`; its comment says what hangs on it, its metadata where each value is
+seen in the sources of the releases (Debian's 6.1.192 and 6.12.117).
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+
+def _switch(**where: str) -> Any:
+    """A field of Kernel; `where` names file and function for each release."""
+    return field(metadata={release.replace("_", ".")[1:]: place for release, place in where.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """One release.
+
+    Attributes
+    ----------
+    release :
+        As documents and recordings name it.
+    shadow_nonpresent_value :
+        What an spte holds that was never used or was cleared.
+    frozen_spte :
+        What keeps others from an entry that the TDP MMU is taking apart under a read lock.
+    shadowed_translation_max_level :
+        Shadow pages above this level get no shadowed_translation.
+    tdp_root_alloc_exclusive :
+        Whether mmu_lock is held for write while a vCPU obtains a TDP root.
+    nx_adjusts_any_table :
+        Whether any table in the way of a huge page makes a fault go down one level, or only a table that
+        exists because of the NX mitigation.
+    sync_skips_equal_access :
+        Whether synchronizing leaves an spte as it is if the access that it shadows did not change. Otherwise
+        it is built anew, not accessed.
+    bad_root_is_dummy :
+        A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
+
+    """
+
+    release: str
+    shadow_nonpresent_value: int = _switch(
+        v6_1="mmu/mmu.c: __update_clear_spte_fast is called with 0",
+        v6_12="mmu/spte.h: SHADOW_NONPRESENT_VALUE",
+    )
+    frozen_spte: int = _switch(v6_1="mmu/spte.h: REMOVED_SPTE", v6_12="mmu/spte.h: FROZEN_SPTE")
+    shadowed_translation_max_level: int = _switch(
+        v6_1="mmu/mmu.c: kvm_mmu_alloc_shadow_page tests role.direct alone",
+        v6_12="mmu/mmu.c: kvm_mmu_alloc_shadow_page tests KVM_MAX_HUGEPAGE_LEVEL too",
+    )
+    tdp_root_alloc_exclusive: bool = _switch(
+        v6_1="mmu/tdp_mmu.c: kvm_tdp_mmu_get_vcpu_root_hpa asserts mmu_lock held for write",
+        v6_12="mmu/tdp_mmu.c: kvm_tdp_mmu_alloc_root takes mmu_lock for read",
+    )
+    nx_adjusts_any_table: bool = _switch(
+        v6_1="mmu/mmu.c: disallowed_hugepage_adjust tests for a table only",
+        v6_12="mmu/mmu.c: disallowed_hugepage_adjust tests nx_huge_page_disallowed",
+    )
+    sync_skips_equal_access: bool = _switch(
+        v6_1="mmu/paging_tmpl.h: sync_page builds every spte anew",
+        v6_12="mmu/paging_tmpl.h: sync_spte compares kvm_mmu_page_get_access",
+    )
+    bad_root_is_dummy: bool = _switch(
+        v6_1="mmu/mmu.c: mmu_check_root requests KVM_REQ_TRIPLE_FAULT",
+        v6_12="mmu/mmu.c: mmu_alloc_shadow_roots takes kvm_mmu_get_dummy_root",
+    )
+
+
+KERNELS: Final = {
+    kernel.release: kernel
+    for kernel in (
+        Kernel(
+            release="6.1",
+            shadow_nonpresent_value=0,
+            frozen_spte=0x5A0,
+            shadowed_translation_max_level=5,
+            tdp_root_alloc_exclusive=True,
+            nx_adjusts_any_table=True,
+            sync_skips_equal_access=False,
+            bad_root_is_dummy=False,
+        ),
+        Kernel(
+            release="6.12",
+            shadow_nonpresent_value=1 << 63,
+            frozen_spte=1 << 63 | 0x5A0,
+            shadowed_translation_max_level=3,
+            tdp_root_alloc_exclusive=False,
+            nx_adjusts_any_table=False,
+            sync_skips_equal_access=True,
+            bad_root_is_dummy=True,
+        ),
+    )
+}
+"""Every kernel by release."""
+
+
+def kernel_named(release: str) -> Kernel:
+    """The kernel of that release.
+
+    Raises
+    ------
+    ValueError
+        There is no model of it; the message names those that there are.
+
+    """
+    try:
+        return KERNELS[release]
+    except KeyError:
+        raise ValueError(f"no model of kernel {release!r}; there are {', '.join(KERNELS)}") from None
+
+
+def switches() -> dict[str, dict[str, str]]:
+    """Every switch, and for each release where its value is seen."""
+    return {entry.name: dict(entry.metadata) for entry in fields(Kernel) if entry.metadata}

@@ -1,0 +1,80 @@
+"""KVM carries out an access for the guest: where there is no memory, or where it wants to see the write.
+
+Only the memory access of the instruction is emulated, as x86_emulate_instruction does it through
+emulator_read_write: by the guest's own translation, with all its checks.
+"""
+
+from dataclasses import dataclass
+
+from mmu_model.hardware.access import Access
+from mmu_model.hardware.registers import CR0_PG
+from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kvm.guest_memory import GuestMemory, is_visible
+from mmu_model.kvm.guest_walk import walk_addr
+from mmu_model.kvm.vcpu import KvmVcpu
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What the guest was doing when it faulted.
+
+    Attributes
+    ----------
+    access, address, size :
+        The access, to 4 or 8 aligned bytes.
+    value :
+        What is written.
+
+    """
+
+    access: Access
+    address: int
+    size: int
+    value: int = 0
+
+
+class MmioExit(Exception):
+    """KVM_EXIT_MMIO: the process that uses KVM has to carry the access out.
+
+    Attributes
+    ----------
+    gpa :
+        Where.
+
+    """
+
+    def __init__(self, gpa: int) -> None:
+        super().__init__(gpa)
+        self.gpa = gpa
+
+
+def x86_emulate_instruction(vcpu: KvmVcpu, instruction: Instruction) -> int:
+    """Carry the access out; what was read.
+
+    Raises
+    ------
+    PageFault
+        The guest's own tables do not permit it.
+    MmioExit
+        There is no memory.
+
+    """
+    memory = GuestMemory(vcpu.kvm, vcpu.memslots)
+    gpa = translate(vcpu, memory, instruction)
+    writes = instruction.access.writes
+    gfn = gpa >> PAGE_SHIFT
+    if not is_visible(vcpu.memslots.find(gfn)) or (writes and not memory.is_writable(gfn)):
+        raise MmioExit(gpa)
+    if not writes:
+        return memory.read(gpa, instruction.size)
+    memory.write(gpa, instruction.value, instruction.size)
+    vcpu.kvm.shadow.kvm_mmu_track_write(vcpu, gpa, instruction.size)
+    return 0
+
+
+def translate(vcpu: KvmVcpu, memory: GuestMemory, instruction: Instruction) -> int:
+    """The guest-physical address of an access (`mmu->gva_to_gpa`)."""
+    if not vcpu.registers.cr0 & CR0_PG:
+        return instruction.address
+    walker = walk_addr(memory, vcpu.root_mmu.guest_paging, instruction.access, instruction.address)
+    return walker.gfn << PAGE_SHIFT | instruction.address & 0xFFF

@@ -1,0 +1,57 @@
+"""From a guest frame to a host frame (mmu.c: kvm_faultin_pfn), and whether the answer still holds."""
+
+from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID
+from mmu_model.kvm.mmio import vcpu_cache_mmio_info
+from mmu_model.kvm.page import root_to_sp
+from mmu_model.kvm.vcpu import KvmVcpu, Request
+
+
+def kvm_faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> RetPf:
+    """Set `fault.pfn`: CONTINUE if there is one, or if the spte is to remember that there is none.
+
+    Parameters
+    ----------
+    vcpu, fault :
+        Who faulted, and on what; `gfn` and `slot` are set.
+    access :
+        ACC_* bits that the guest has there.
+
+    """
+    fault.mmu_seq = vcpu.kvm.mmu_invalidate_seq
+    slot = fault.slot
+    if slot is None:
+        return _handle_noslot_fault(vcpu, fault, access)
+    if slot.flags & KVM_MEMSLOT_INVALID:
+        return RetPf.RETRY
+    mapping = vcpu.kvm.process.mapping(slot.hva(fault.gfn))
+    if mapping is None:
+        raise LookupError(f"the process has nothing mapped for gfn {fault.gfn:#x}: KVM_RUN returns EFAULT")
+    writable = mapping.writable and not slot.flags & KVM_MEM_READONLY
+    if fault.write and not writable:
+        return RetPf.EMULATE
+    fault.pfn = mapping.pfn
+    fault.map_writable = writable
+    return RetPf.CONTINUE
+
+
+def _handle_noslot_fault(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> RetPf:
+    """Remember the access in the vCPU; whether an spte can remember it too depends on the format."""
+    masks = vcpu.kvm.masks
+    gva = 0 if fault.is_tdp else fault.addr
+    vcpu_cache_mmio_info(vcpu, gva, fault.gfn, access & masks.mmio_access)
+    fault.pfn = None
+    fault.map_writable = False
+    beyond = fault.gfn >= 1 << vcpu.kvm.host.memory.maxphyaddr - PAGE_SHIFT
+    return RetPf.EMULATE if beyond or not masks.mmio_value else RetPf.CONTINUE
+
+
+def is_page_fault_stale(vcpu: KvmVcpu, fault: KvmPageFault) -> bool:
+    """Whether the root, or the host's mapping, changed since the fault was looked at (mmu.c)."""
+    sp = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
+    if sp is not None and vcpu.kvm.is_obsolete(sp):
+        return True
+    if sp is None and Request.MMU_FREE_OBSOLETE_ROOTS in vcpu.requests:
+        return True
+    return fault.slot is not None and vcpu.kvm.mmu_invalidate_seq != fault.mmu_seq

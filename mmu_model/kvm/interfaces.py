@@ -1,0 +1,73 @@
+"""What the code that both MMUs share asks of each of them. The modules of that name are what fits here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from mmu_model.kvm.fault import KvmPageFault, RetPf
+    from mmu_model.kvm.memslot import KvmMemorySlot
+    from mmu_model.kvm.page import KvmMmuPage
+    from mmu_model.kvm.vcpu import KvmVcpu
+    from mmu_model.kvm.vm import Kvm
+
+
+class ShadowMmu(Protocol):
+    """:mod:`mmu_model.shadow.entry`."""
+
+    def mmu_try_to_unsync_pages(
+        self, kvm: Kvm, slot: KvmMemorySlot, gfn: int, *, can_unsync: bool, prefetch: bool
+    ) -> bool:
+        """Whether a writable spte for the frame may be made, now that its tables are unsync."""
+
+    def mmu_alloc_direct_roots(self, vcpu: KvmVcpu) -> None:
+        """Load a root that maps guest-physical memory."""
+
+    def mmu_alloc_shadow_roots(self, vcpu: KvmVcpu) -> None:
+        """Load a root that shadows the guest's."""
+
+    def kvm_mmu_sync_roots(self, vcpu: KvmVcpu) -> None:
+        """Synchronize all that the loaded root reaches."""
+
+    def put_root(self, kvm: Kvm, sp: KvmMmuPage) -> None:
+        """A vCPU lets go of a root."""
+
+    def nonpaging_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+        """A guest without paging faulted."""
+
+    def direct_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+        """A guest under nested paging faulted, and the TDP MMU is off."""
+
+    def paging_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+        """A guest whose tables are shadowed faulted."""
+
+    def sync_spte(self, vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
+        """Bring one spte of an unsync page up to date."""
+
+    def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
+        """KVM wrote to guest memory for the guest."""
+
+    def kvm_zap_obsolete_pages(self, kvm: Kvm) -> None:
+        """Zap the pages of generations that are over."""
+
+    def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
+        """Zap every page that shadows a table at the frame; whether there was one."""
+
+
+class TdpMmu(Protocol):
+    """:mod:`mmu_model.tdp.entry`."""
+
+    def kvm_tdp_mmu_alloc_root(self, vcpu: KvmVcpu) -> None:
+        """Load a root."""
+
+    def kvm_tdp_mmu_put_root(self, kvm: Kvm, root: KvmMmuPage) -> None:
+        """Let go of a root."""
+
+    def kvm_tdp_mmu_invalidate_all_roots(self, kvm: Kvm) -> None:
+        """Let no vCPU use any of the roots again."""
+
+    def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> None:
+        """Take the tables of such roots apart."""
+
+    def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+        """A guest under nested paging faulted."""

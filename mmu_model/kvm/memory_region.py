@@ -1,0 +1,78 @@
+"""KVM_SET_USER_MEMORY_REGION: the process says which guest frames its memory backs (kvm_main.c)."""
+
+from mmu_model.hardware.types import PAGE_SHIFT, PAGE_SIZE, Gfn
+from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.memslot import (
+    KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEM_READONLY,
+    KVM_MEMSLOT_INVALID,
+    KvmMemorySlot,
+    KvmMemslots,
+)
+from mmu_model.kvm.types import Hva
+from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
+from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
+
+
+def add_memory_region(
+    kvm: Kvm, slot_id: int, gpa: int, size: int, userspace_addr: Hva, *, flags: int = 0, as_id: int = 0
+) -> KvmMemorySlot:
+    """A new slot.
+
+    Raises
+    ------
+    KvmError
+        The region is empty, unaligned, wraps around, overlaps another, or the number is taken; or the flags
+        or the address space do not exist.
+
+    """
+    slots = _address_space(kvm, as_id)
+    _check(slots, slot_id, gpa, size, userspace_addr, flags)
+    slot = KvmMemorySlot(
+        slot_id, Gfn(gpa >> PAGE_SHIFT), size >> PAGE_SHIFT, userspace_addr, flags=flags, as_id=as_id
+    )
+    slots.replace(None, slot)
+    kvm_swap_active_memslots(slots)
+    return slot
+
+
+def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
+    """The guest loses a slot's memory.
+
+    While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone.
+    """
+    slots = kvm.memslots[slot.as_id]
+    slot.flags |= KVM_MEMSLOT_INVALID
+    kvm_swap_active_memslots(slots)
+    kvm_mmu_zap_all_fast(kvm)
+    slots.replace(slot, None)
+    kvm_swap_active_memslots(slots)
+
+
+def kvm_swap_active_memslots(slots: KvmMemslots) -> None:
+    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date."""
+    slots.generation += KVM_ADDRESS_SPACE_NUM
+
+
+def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:
+    if not 0 <= as_id < KVM_ADDRESS_SPACE_NUM:
+        raise KvmError(f"address space {as_id} does not exist: there are 0 and, for SMM, 1")
+    return kvm.memslots[as_id]
+
+
+def _check(slots: KvmMemslots, slot_id: int, gpa: int, size: int, userspace_addr: int, flags: int) -> None:
+    where = f"memory slot {slot_id} at {gpa:#x}"
+    if size <= 0:
+        raise KvmError(f"{where} is empty: its size is {size}")
+    for name, value in ("address", gpa), ("size", size), ("address in the process", userspace_addr):
+        if value % PAGE_SIZE:
+            raise KvmError(f"{where}: its {name} {value:#x} is not a multiple of {PAGE_SIZE:#x}")
+    if gpa < 0 or gpa + size > 1 << 64:
+        raise KvmError(f"{where} wraps around the end of the address space")
+    if flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY):
+        raise KvmError(f"{where}: its flags {flags:#x} do not exist")
+    if slots.by_id(slot_id):
+        raise KvmError(f"{where}: there is a slot of that number")
+    for other in slots:
+        if other.base_gfn < gpa + size >> PAGE_SHIFT and gpa >> PAGE_SHIFT < other.end_gfn:
+            raise KvmError(f"{where} overlaps slot {other.id} at {other.base_gfn << PAGE_SHIFT:#x}")

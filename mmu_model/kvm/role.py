@@ -1,0 +1,107 @@
+"""`union kvm_mmu_page_role`: what a shadow page is valid for, as the word that KVM compares.
+
+The positions of the fields are those of arch/x86/include/asm/kvm_host.h; they are the same in 6.1 and 6.12.
+"""
+
+from typing import Any, Final, Self
+
+from mmu_model.snapshot.role import ROLE_BITS
+
+ACC_EXEC_MASK: Final = 1
+ACC_WRITE_MASK: Final = 2
+ACC_USER_MASK: Final = 4
+ACC_ALL: Final = ACC_EXEC_MASK | ACC_WRITE_MASK | ACC_USER_MASK
+
+_FIELDS: Final = {name: (shift, (1 << width) - 1) for name, shift, width in ROLE_BITS}
+
+
+def _field(name: str) -> Any:
+    shift, mask = _FIELDS[name]
+    return property(lambda role: int(role) >> shift & mask, doc=f"role.{name}")
+
+
+class PageRole(int):
+    """A role. It is its word: equal roles are equal integers."""
+
+    level: int = _field("level")
+    has_4_byte_gpte: int = _field("has_4_byte_gpte")
+    quadrant: int = _field("quadrant")
+    direct: int = _field("direct")
+    access: int = _field("access")
+    invalid: int = _field("invalid")
+    efer_nx: int = _field("efer_nx")
+    cr0_wp: int = _field("cr0_wp")
+    smep_andnot_wp: int = _field("smep_andnot_wp")
+    smap_andnot_wp: int = _field("smap_andnot_wp")
+    ad_disabled: int = _field("ad_disabled")
+    guest_mode: int = _field("guest_mode")
+    passthrough: int = _field("passthrough")
+    smm: int = _field("smm")
+
+    @classmethod
+    def of(cls, **values: int) -> Self:
+        """The role with these fields, all others 0."""
+        return cls(0).replace(**values)
+
+    def replace(self, **values: int) -> Self:
+        """The same role but for these fields.
+
+        Raises
+        ------
+        ValueError
+            A value does not fit its bits.
+
+        """
+        word = int(self)
+        for name, value in values.items():
+            shift, mask = _FIELDS[name]
+            if value & ~mask:
+                raise ValueError(f"role.{name} cannot be {value}: {mask} is the most it holds")
+            word = word & ~(mask << shift) | value << shift
+        return type(self)(word)
+
+    def __repr__(self) -> str:
+        parts = [f"{name}={value}" for name in _FIELDS if (value := getattr(self, name))]
+        return f"PageRole({' '.join(parts)})"
+
+
+def root_quadrant(index: int) -> int:
+    """Which quarter of a 32-bit guest's page directory the root at `pae_root[index]` shadows.
+
+    mmu.c: mmu_alloc_shadow_roots.
+    """
+    return index
+
+
+def child_role(parent: PageRole, index: int, *, direct: bool, access: int) -> PageRole:
+    """The role of the page that entry `index` of a shadow page leads to (mmu.c: kvm_mmu_child_role).
+
+    Parameters
+    ----------
+    parent :
+        The role of the page that will point at the child.
+    index :
+        The place of the entry that will.
+    direct :
+        Whether the child maps a linear range, or shadows a guest's table.
+    access :
+        ACC_* bits that the child inherits.
+
+    """
+    role = parent.replace(
+        level=child_level(parent.level), access=access, direct=int(direct), passthrough=0, invalid=0
+    )
+    return role.replace(quadrant=child_quadrant(index)) if role.has_4_byte_gpte else role
+
+
+def child_level(level: int) -> int:
+    """The level of the pages that entries of a page of `level` lead to."""
+    return level - 1
+
+
+def child_quadrant(index: int) -> int:
+    """Which half of a 4-byte-gpte page table the child of entry `index` of a page directory shadows.
+
+    The directory's own entry takes bit 21 of the address; the table's index has only bits 20 to 12.
+    """
+    return index & 1

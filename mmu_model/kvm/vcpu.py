@@ -1,0 +1,90 @@
+"""`struct kvm_vcpu`: a virtual processor, as far as the MMUs know it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from mmu_model.hardware.faults import PageFault
+from mmu_model.hardware.linear import Pdptes
+from mmu_model.hardware.registers import Registers
+from mmu_model.hardware.types import Gfn
+from mmu_model.kvm.memslot import KvmMemslots
+from mmu_model.kvm.mmu import KvmMmu
+
+if TYPE_CHECKING:
+    from mmu_model.kvm.vm import Kvm
+
+
+class Request(Enum):
+    """KVM_REQ_*: what a vCPU has to do before it enters the guest again."""
+
+    MMU_FREE_OBSOLETE_ROOTS = "free obsolete roots"
+    MMU_SYNC = "synchronize the roots"
+    LOAD_MMU_PGD = "load the root into the processor"
+    TRIPLE_FAULT = "shut the guest down"
+    TLB_FLUSH = "flush the whole TLB"
+    TLB_FLUSH_CURRENT = "flush the TLB of the current context"
+
+
+class MmioCache:
+    """`vcpu->arch.mmio_*`: the last access that turned out to have no memory behind it.
+
+    Attributes
+    ----------
+    gva, access, gfn, generation :
+        The page of the access (0 where only its gpa is known), its ACC_* bits, its frame, and the generation
+        of the memslots then.
+
+    """
+
+    def __init__(self) -> None:
+        self.gva = 0
+        self.access = 0
+        self.gfn = Gfn(0)
+        self.generation = 0
+
+
+class KvmVcpu:
+    """A virtual processor.
+
+    Attributes
+    ----------
+    registers :
+        The guest's, as the guest sees them.
+    l1_registers :
+        While the vCPU runs the guest of a guest: the outer guest's.
+    pdptes :
+        The PDPTEs of a guest with PAE paging, as they were when CR3 was loaded; None where the processor
+        reads them from memory.
+    root_mmu, guest_mmu, mmu :
+        The MMU of the vCPU's own memory; the one that shadows the nested tables of its guest; the one in use.
+    requests :
+        What is left to do before the guest runs again.
+    exception :
+        A page fault that the guest is to get.
+    stat :
+        Counters, `vcpu->stat`.
+
+    """
+
+    def __init__(self, kvm: Kvm, registers: Registers) -> None:
+        self.kvm = kvm
+        self.registers = registers
+        self.l1_registers: Registers | None = None
+        self.pdptes: Pdptes | None = None
+        self.smm = False
+        self.guest_mode = False
+        self.root_mmu = KvmMmu()
+        self.guest_mmu = KvmMmu()
+        self.mmu = self.root_mmu
+        self.requests: set[Request] = set()
+        self.exception: PageFault | None = None
+        self.mmio = MmioCache()
+        self.stat: Counter[str] = Counter()
+
+    @property
+    def memslots(self) -> KvmMemslots:
+        """Those of the vCPU's address space: SMM has its own (`kvm_vcpu_memslots`)."""
+        return self.kvm.memslots[int(self.smm)]

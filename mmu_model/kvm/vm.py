@@ -1,0 +1,136 @@
+"""`struct kvm`: a virtual machine, as far as its memory goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from mmu_model.kernels import Kernel
+from mmu_model.kvm.host import Host
+from mmu_model.kvm.interfaces import ShadowMmu, TdpMmu
+from mmu_model.kvm.locks import RwLock
+from mmu_model.kvm.memslot import KvmMemslots
+from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.process import Process
+from mmu_model.kvm.role import PageRole
+from mmu_model.kvm.spte import SpteMasks
+from mmu_model.kvm.vcpu import KvmVcpu, Request
+
+KVM_ADDRESS_SPACE_NUM: Final = 2
+"""The memslots of a vCPU in SMM are others than those of the rest."""
+
+KVM_MMU_HASH_SHIFT: Final = 12
+_GOLDEN_RATIO_64: Final = 0x61C8864680B583EB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How KVM's modules were loaded, and on what.
+
+    Attributes
+    ----------
+    tdp_enabled :
+        Whether nested paging is used (npt=, ept=).
+    tdp_mmu_enabled :
+        Whether the TDP MMU is used for it (tdp_mmu=); without nested paging it is not.
+    max_tdp_level :
+        Levels of nested paging that the host's processor walks: 4 or 5.
+    nx_huge_pages :
+        Whether large pages are never executable.
+
+    """
+
+    tdp_enabled: bool = True
+    tdp_mmu_enabled: bool = True
+    max_tdp_level: int = 4
+    nx_huge_pages: bool = False
+
+
+@dataclass(eq=False)
+class Kvm:
+    """A virtual machine.
+
+    Attributes
+    ----------
+    shadow, tdp :
+        The MMUs that it works with.
+    masks :
+        The format of its sptes.
+    memslots :
+        By address space: 0, and 1 for SMM.
+    active_mmu_pages :
+        The pages of the shadow MMU that are in use. The kernel's list begins with the newest: here that is
+        the end.
+    mmu_page_hash :
+        By bucket the pages whose gfn falls in it, newest first.
+    mmu_valid_gen :
+        The generation of pages that may be used.
+    tdp_mmu_roots, tdp_mmu_pages :
+        Roots of the TDP MMU, newest first, and how many pages besides them it uses.
+    indirect_shadow_pages :
+        How many pages shadow a guest's table.
+    mmu_invalidate_seq, mmu_invalidate_in_progress :
+        How many changes of the host's mappings were over, and how many are under way.
+
+    """
+
+    host: Host
+    process: Process
+    kernel: Kernel
+    parameters: Parameters
+    masks: SpteMasks
+    shadow: ShadowMmu
+    tdp: TdpMmu
+    memslots: list[KvmMemslots] = field(
+        default_factory=lambda: [KvmMemslots(as_id) for as_id in range(KVM_ADDRESS_SPACE_NUM)]
+    )
+    vcpus: list[KvmVcpu] = field(default_factory=list)
+    mmu_lock: RwLock = field(default_factory=lambda: RwLock("mmu_lock"))
+    active_mmu_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
+    mmu_page_hash: dict[int, list[KvmMmuPage]] = field(default_factory=dict)
+    mmu_valid_gen: int = 0
+    n_used_mmu_pages: int = 0
+    n_max_mmu_pages: int = 1 << 20
+    indirect_shadow_pages: int = 0
+    tdp_mmu_roots: list[KvmMmuPage] = field(default_factory=list)
+    tdp_mmu_pages: int = 0
+    possible_nx_huge_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
+    shadow_root_allocated: bool = False
+    mmu_invalidate_seq: int = 0
+    mmu_invalidate_in_progress: int = 0
+    stat: Counter[str] = field(default_factory=Counter)
+
+    def slots_for_role(self, role: PageRole) -> KvmMemslots:
+        """The memslots that a page of this role was built from: `kvm_memslots_for_spte_role`."""
+        return self.memslots[1 if role.smm else 0]
+
+    def bucket(self, gfn: int) -> list[KvmMmuPage]:
+        """The pages in the hash bucket of a gfn."""
+        return self.mmu_page_hash.setdefault(page_table_hash(gfn), [])
+
+    def is_obsolete(self, sp: KvmMmuPage) -> bool:
+        """Whether no vCPU may use the page any more (mmu.c: is_obsolete_sp)."""
+        if sp.role.invalid:
+            return True
+        return not sp.tdp_mmu_page and sp.mmu_valid_gen != self.mmu_valid_gen
+
+    def valid_pages_at(self, gfn: int) -> Iterator[KvmMmuPage]:
+        """The usable pages that have this gfn, newest first; pages may be zapped meanwhile."""
+        return (sp for sp in tuple(self.bucket(gfn)) if sp.gfn == gfn and not self.is_obsolete(sp))
+
+    def flush_remote_tlbs(self) -> None:
+        """Every vCPU forgets all translations before it enters the guest again."""
+        self.stat["remote_tlb_flush"] += 1
+        self.make_all_cpus_request(Request.TLB_FLUSH)
+
+    def make_all_cpus_request(self, request: Request) -> None:
+        """`kvm_make_all_cpus_request`."""
+        for vcpu in self.vcpus:
+            vcpu.requests.add(request)
+
+
+def page_table_hash(gfn: int) -> int:
+    """The bucket of a gfn: `hash_64(gfn, 12)`."""
+    return (gfn * _GOLDEN_RATIO_64 & (1 << 64) - 1) >> 64 - KVM_MMU_HASH_SHIFT

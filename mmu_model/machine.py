@@ -1,0 +1,261 @@
+"""A whole virtual machine: host, KVM with both MMUs, the process, and processors that run the guest.
+
+The processor of the hardware model walks the sptes that KVM wrote. What faults comes back to KVM, which fixes
+it; then the access is tried again, until it succeeds or the guest gets a fault.
+"""
+
+from typing import Final
+
+from mmu_model.hardware.access import Access, Kind, access
+from mmu_model.hardware.faults import NestedPageFault, PageFault
+from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
+from mmu_model.hardware.processor import LogicalProcessor
+from mmu_model.hardware.registers import (
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PKE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NXE,
+    Registers,
+)
+from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kernels import kernel_named
+from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
+from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.kvm.host import Host
+from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
+from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.nested import enter_nested_npt, leave_nested
+from mmu_model.kvm.observe import snapshot
+from mmu_model.kvm.page_fault import kvm_mmu_page_fault
+from mmu_model.kvm.process import Process
+from mmu_model.kvm.registers import load_registers
+from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
+from mmu_model.kvm.spte import paging_masks
+from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
+from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vm import Kvm, Parameters
+from mmu_model.shadow import entry as shadow_mmu
+from mmu_model.snapshot import MmuKind, Snapshot
+from mmu_model.tdp import entry as tdp_mmu
+
+MAX_EXITS: Final = 100
+"""Exits in a row for one access, after which the guest is taken to be stuck."""
+
+
+class TripleFault(Exception):
+    """The guest cannot go on."""
+
+
+class VirtualMachine:
+    """A VM, and the process that made it.
+
+    Parameters
+    ----------
+    kernel :
+        The release whose KVM runs it: "6.1" or "6.12".
+    mmu :
+        Which MMU maps its memory.
+    maxphyaddr :
+        Physical-address bits of the host's processor.
+    max_tdp_level :
+        Levels of nested paging that it walks.
+    nx_huge_pages :
+        Whether large pages may not be executable.
+
+    """
+
+    def __init__(
+        self,
+        kernel: str = "6.12",
+        mmu: MmuKind = MmuKind.TDP,
+        *,
+        maxphyaddr: int = 46,
+        max_tdp_level: int = 4,
+        nx_huge_pages: bool = False,
+    ) -> None:
+        self.host = Host(maxphyaddr)
+        self.process = Process(self.host)
+        self.kvm = Kvm(
+            host=self.host,
+            process=self.process,
+            kernel=kernel_named(kernel),
+            parameters=Parameters(
+                tdp_enabled=mmu is not MmuKind.SHADOW,
+                tdp_mmu_enabled=mmu is MmuKind.TDP,
+                max_tdp_level=max_tdp_level,
+                nx_huge_pages=nx_huge_pages,
+            ),
+            masks=paging_masks(maxphyaddr),
+            shadow=shadow_mmu,
+            tdp=tdp_mmu,
+        )
+        self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
+        self.devices: dict[int, int] = {}
+        """What the process has for addresses without memory: by gpa the value stored last."""
+
+    def add_memory(
+        self,
+        gpa: int,
+        size: int,
+        *,
+        level: int = PG_LEVEL_4K,
+        writable: bool = True,
+        offset: int = 0,
+        flags: int = 0,
+    ) -> KvmMemorySlot:
+        """Give the guest memory, which the host maps with pages of `level` where it can.
+
+        Other parameters as of :meth:`Process.mmap` and
+        :func:`~mmu_model.kvm.memory_region.add_memory_region`, which raises the errors.
+        """
+        hva = self.process.mmap(size >> PAGE_SHIFT, level, writable=writable, offset=offset)
+        slot_id = sum(1 for _ in self.kvm.memslots[0])
+        return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags)
+
+    def remove_memory(self, slot: KvmMemorySlot) -> None:
+        """Take memory away from the guest."""
+        delete_memory_region(self.kvm, slot)
+
+    def add_cpu(self, registers: Registers | None = None) -> "Cpu":
+        """A virtual processor; without registers paging is off."""
+        return Cpu(self, registers or Registers(maxphyaddr=self.host.memory.maxphyaddr))
+
+    def snapshot(self, name: str = "") -> Snapshot:
+        """All shadow pages, roles, sptes and roots at this moment."""
+        return snapshot(self.kvm, name)
+
+
+class Cpu:
+    """A virtual processor, run by the hardware model on the sptes that KVM made."""
+
+    def __init__(self, vm: VirtualMachine, registers: Registers) -> None:
+        self._vm = vm
+        self.vcpu = KvmVcpu(vm.kvm, registers)
+        vm.kvm.vcpus.append(self.vcpu)
+        load_registers(self.vcpu, registers)
+        kvm_init_mmu(self.vcpu)
+        self._processor: LogicalProcessor
+
+    def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
+        """Read 4 or 8 aligned bytes at an address of the guest; raises the fault that the guest gets."""
+        return self._run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
+
+    def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
+        """Read 4 or 8 aligned bytes of code; raises the fault that the guest gets."""
+        return self._run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
+
+    def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None:
+        """Write 4 or 8 aligned bytes; raises the fault that the guest gets."""
+        self._run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
+
+    def set_registers(self, registers: Registers) -> None:
+        """KVM_SET_SREGS: all control registers at once."""
+        load_registers(self.vcpu, registers)
+        kvm_mmu_reset_context(self.vcpu)
+
+    def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
+        """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
+        enter_nested_npt(self.vcpu, nested_cr3, registers)
+
+    def leave_nested(self) -> None:
+        """#VMEXIT: back to the guest itself."""
+        leave_nested(self.vcpu)
+
+    def _run(self, instruction: Instruction) -> int:
+        for _ in range(MAX_EXITS):
+            self._enter()
+            try:
+                return self._execute(instruction)
+            except PageFault as fault:
+                exit_reason = fault.cr2, fault.error_code
+            except NestedPageFault as fault:
+                exit_reason = fault.exit_info_2, fault.exit_info_1
+            if kvm_mmu_page_fault(self.vcpu, *exit_reason) is RetPf.EMULATE:
+                return self._emulate(instruction)
+            self._inject()
+        raise KvmBug(f"the guest makes no progress at {instruction.address:#x}")
+
+    def _enter(self) -> None:
+        """Do what was requested, and see that the processor is loaded with what KVM made."""
+        vcpu = self.vcpu
+        serve_requests(vcpu)
+        if Request.TRIPLE_FAULT in vcpu.requests:
+            raise TripleFault("CR3 points at no memory")
+        if Request.LOAD_MMU_PGD in vcpu.requests:
+            load = self._load_nested if vcpu.kvm.parameters.tdp_enabled else self._load_shadow
+            self._processor = load()
+            vcpu.requests.discard(Request.LOAD_MMU_PGD)
+
+    def _load_nested(self) -> LogicalProcessor:
+        vcpu, memory = self.vcpu, self._vm.host.memory
+        la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
+        nested = NestedPaging(
+            vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=EFER_LMA | EFER_NXE, maxphyaddr=memory.maxphyaddr
+        )
+        processor = LogicalProcessor(memory)
+        processor.enter_guest(vcpu.registers, nested)
+        return processor
+
+    def _load_shadow(self) -> LogicalProcessor:
+        registers = shadow_paging_registers(self.vcpu.registers, self.vcpu.mmu.root.hpa)
+        return LogicalProcessor(self._vm.host.memory, registers)
+
+    def _execute(self, instruction: Instruction) -> int:
+        how: Access = instruction.access
+        hpa = self._processor.translate(instruction.address, how)
+        if how.writes:
+            self._vm.host.memory.write(hpa, instruction.value, instruction.size)
+            return 0
+        return self._vm.host.memory.read(hpa, instruction.size)
+
+    def _emulate(self, instruction: Instruction) -> int:
+        try:
+            return x86_emulate_instruction(self.vcpu, instruction)
+        except MmioExit as exit_to_process:
+            devices, gpa = self._vm.devices, exit_to_process.gpa
+            if instruction.access.writes:
+                devices[gpa] = instruction.value
+            return devices.get(gpa, 0)
+
+    def _inject(self) -> None:
+        """Give the guest the fault that its own tables make; to a nested guest's hypervisor it is an exit."""
+        fault, self.vcpu.exception = self.vcpu.exception, None
+        if fault is None:
+            return
+        if self.vcpu.guest_mode:
+            raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
+        raise fault
+
+
+def shadow_paging_registers(guest: Registers, root: int) -> Registers:
+    """What the processor runs a guest with that has no nested paging (svm.c: svm_set_cr0, svm_set_cr4).
+
+    Always with paging, PAE at least, and with CR0.WP and EFER.NX; a guest without paging is no reason for
+    SMEP, SMAP or protection keys.
+    """
+    cr4 = guest.cr4 | CR4_PAE
+    if not guest.cr0 & CR0_PG:
+        cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE)
+    efer = guest.efer | EFER_NXE
+    if not efer & EFER_LMA:
+        efer &= ~EFER_LME
+    return Registers(
+        cr0=guest.cr0 | CR0_PE | CR0_PG | CR0_WP,
+        cr3=root,
+        cr4=cr4,
+        efer=efer,
+        pkru=guest.pkru,
+        pkrs=guest.pkrs,
+        ac=guest.ac,
+        maxphyaddr=guest.maxphyaddr,
+    )

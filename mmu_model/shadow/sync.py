@@ -1,0 +1,139 @@
+"""Bringing unsync pages into step with the guest's tables again (mmu.c, paging_tmpl.h: sync_spte)."""
+
+from mmu_model.hardware.types import Hpa
+from mmu_model.kvm.make_spte import make_spte
+from mmu_model.kvm.mmio import get_mmio_spte_gfn, vcpu_clear_mmio_info
+from mmu_model.kvm.page import (
+    KvmMmuPage,
+    kvm_mmu_page_get_access,
+    kvm_mmu_page_get_gfn,
+    kvm_mmu_page_set_translation,
+    root_to_sp,
+)
+from mmu_model.kvm.spte import is_shadow_present_pte, make_mmio_spte, spte_to_pfn
+from mmu_model.kvm.types import PT64_ROOT_4LEVEL, Kva, Sptep
+from mmu_model.kvm.vcpu import KvmVcpu
+from mmu_model.shadow.accounting import write_protect_gfn
+from mmu_model.shadow.gptes import Gptes
+from mmu_model.shadow.sptes import clear_spte, drop_spte, mmu_spte_update
+from mmu_model.shadow.unsync import clear_parents, mmu_unsync_walk, unlink_unsync_page
+from mmu_model.shadow.zap import InvalidList, kvm_mmu_prepare_zap_page, remote_flush_or_zap
+
+SYNC_FAILED = -1
+
+
+def kvm_mmu_sync_roots(vcpu: KvmVcpu) -> None:
+    """Synchronize everything that the vCPU's root reaches: the guest flushed its TLB, or may have."""
+    mmu, kvm = vcpu.mmu, vcpu.kvm
+    if mmu.root_role.direct or not mmu.root.is_valid:
+        return
+    vcpu_clear_mmio_info(vcpu)
+    with kvm.mmu_lock.write:
+        for sp in _root_pages(vcpu):
+            mmu_sync_children(vcpu, sp)
+
+
+def _root_pages(vcpu: KvmVcpu) -> list[KvmMmuPage]:
+    mmu, host = vcpu.mmu, vcpu.kvm.host
+    if mmu.cpu_role.base.level >= PT64_ROOT_4LEVEL or mmu.pae_root is None:
+        root = root_to_sp(host, mmu.root.hpa)
+        return [] if root is None else [root]
+    roots = (host.read(Sptep(Kva(mmu.pae_root + 8 * index))) for index in range(4))
+    pages = [root_to_sp(host, Hpa(root)) for root in roots if root]
+    return [sp for sp in pages if sp is not None]
+
+
+def mmu_sync_children(vcpu: KvmVcpu, parent: KvmMmuPage) -> None:
+    """Synchronize every unsync page below one.
+
+    Their tables are write-protected first, all of them, and only then read: so no write of the guest comes
+    between.
+    """
+    kvm = vcpu.kvm
+    invalid_list: InvalidList = []
+    while unsync := mmu_unsync_walk(kvm, parent):
+        for sp, _ in unsync:
+            slot = vcpu.memslots.find(sp.gfn)
+            if slot is not None and write_protect_gfn(kvm, slot, sp.gfn):
+                kvm.flush_remote_tlbs()
+        flush = False
+        for sp, path in unsync:
+            unlink_unsync_page(kvm, sp)
+            flush |= kvm_sync_page(vcpu, sp, invalid_list) > 0
+            clear_parents(path)
+        remote_flush_or_zap(kvm, invalid_list, flush=flush)
+
+
+def kvm_sync_page(vcpu: KvmVcpu, sp: KvmMmuPage, invalid_list: InvalidList) -> int:
+    """Synchronize one page; if that fails it is zapped, onto `invalid_list`.
+
+    Positive: TLBs must be flushed. 0: they need not. SYNC_FAILED: the page is gone.
+    """
+    result = _sync_all_sptes(vcpu, sp)
+    if result == SYNC_FAILED:
+        kvm_mmu_prepare_zap_page(vcpu.kvm, sp, invalid_list)
+    return result
+
+
+def _sync_all_sptes(vcpu: KvmVcpu, sp: KvmMmuPage) -> int:
+    if sp.role.direct or vcpu.mmu.sync_spte is None or not same_context(vcpu, sp):
+        return SYNC_FAILED
+    flush, unused = 0, vcpu.kvm.kernel.shadow_nonpresent_value
+    for index, spte in enumerate(vcpu.kvm.host.words(sp.spt)):
+        if spte == unused:
+            continue
+        result = vcpu.mmu.sync_spte(vcpu, sp, index)
+        if result == SYNC_FAILED:
+            return SYNC_FAILED
+        flush |= result
+    return flush
+
+
+def same_context(vcpu: KvmVcpu, sp: KvmMmuPage) -> bool:
+    """Whether the vCPU is in the mode that the page is for (kvm_sync_page_check)."""
+    ignored = {"level": 0, "access": 0, "quadrant": 0, "passthrough": 0}
+    return sp.role.replace(**ignored) == vcpu.mmu.root_role.replace(**ignored)
+
+
+def sync_spte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
+    """Make one spte say what its gpte says now; results as of :func:`kvm_sync_page`."""
+    kvm, sptep, gptes = vcpu.kvm, sp.sptep(index), Gptes(vcpu, sp)
+    try:
+        gpte = gptes.read(index)
+    except LookupError:
+        return SYNC_FAILED
+    if gptes.is_unusable(gpte):
+        drop_spte(kvm, sptep)
+        return 1
+    gfn, access, spte = gptes.gfn(gpte), gptes.access(gpte), kvm.host.read(sptep)
+    if kvm.masks.is_mmio(spte):
+        if get_mmio_spte_gfn(spte) == gfn:
+            kvm.host.write(sptep, make_mmio_spte(kvm.masks, vcpu.memslots.generation, gfn, access))
+        else:
+            clear_spte(kvm, sptep)
+        return 0
+    if not is_shadow_present_pte(spte):
+        return 0
+    if gfn != kvm_mmu_page_get_gfn(sp, index):
+        drop_spte(kvm, sptep)
+        return 1
+    if kvm.kernel.sync_skips_equal_access and kvm_mmu_page_get_access(sp, index) == access:
+        return 0
+    kvm_mmu_page_set_translation(sp, index, gfn, access)
+    slot = vcpu.memslots.find(gfn)
+    if slot is None:
+        drop_spte(kvm, sptep)
+        return 1
+    new_spte, _ = make_spte(
+        kvm,
+        sp,
+        slot,
+        access,
+        gfn,
+        spte_to_pfn(spte),
+        spte,
+        prefetch=True,
+        can_unsync=False,
+        host_writable=bool(spte & kvm.masks.host_writable),
+    )
+    return int(mmu_spte_update(kvm, sptep, new_spte))

@@ -1,0 +1,13 @@
+"""The TDP MMU as the code that both MMUs share sees it: :class:`mmu_model.kvm.interfaces.TdpMmu`."""
+
+from mmu_model.tdp.invalidate import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
+from mmu_model.tdp.map import kvm_tdp_mmu_page_fault
+from mmu_model.tdp.root import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
+
+__all__ = [
+    "kvm_tdp_mmu_alloc_root",
+    "kvm_tdp_mmu_invalidate_all_roots",
+    "kvm_tdp_mmu_page_fault",
+    "kvm_tdp_mmu_put_root",
+    "kvm_tdp_mmu_zap_invalidated_roots",
+]

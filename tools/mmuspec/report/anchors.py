@@ -1,0 +1,21 @@
+"""Names of places in a page, one for each statement, field and section: ids in a form a link can name."""
+
+from __future__ import annotations
+
+import re
+
+from mmuspec.report.visible import visible
+from mmuspec.slugs import unique
+
+BLANK = re.compile(r"\s+")
+
+
+class Anchors:
+    """Gives each place its anchor, and none twice. Who comes first gets the name asked for."""
+
+    def __init__(self) -> None:
+        self.taken = {"page:document", "page:obsolete"}
+
+    def give(self, wanted: str) -> str:
+        """`wanted`, less what an HTML id must not have; a number behind it if it is taken."""
+        return unique(BLANK.sub("_", visible(wanted)), self.taken)

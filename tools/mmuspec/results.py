@@ -1,0 +1,221 @@
+"""What a run of the conformance tests showed, statement by statement: `build/results.json`.
+
+Written by the pytest plugin, read by the report. Several files (shards of one run) merge into one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmuspec import folder
+from mmuspec.errors import Problem
+from mmuspec.spec import Spec, SpecStatement, Verdict
+from mmuspec.status import Status, status_of
+from mmuspec.version import version_key
+
+SCHEMA = 1
+DEFAULT = Path("build/results.json")
+SIZE_LIMIT = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Test:
+    """One test that names a statement. `outcome` is pytest's: passed, failed, skipped, xfailed, xpassed."""
+
+    __test__: ClassVar[bool] = False  # pytest: not a test class, whatever its name
+
+    nodeid: str
+    outcome: str
+    refutes: bool = False
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Proof:
+    """A violation of a statement and the tests of that statement that it makes fail."""
+
+    name: str
+    killed_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Evidence:
+    """Where a statement was seen to be true (or untrue). `kernel` is empty where none is involved."""
+
+    tier: str
+    kernel: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementResult:
+    """All that a run showed of one statement."""
+
+    id: str
+    line: int
+    section: str
+    mmu: tuple[str, ...] = ()
+    verdict: str | None = None
+    status: Status = Status.UNCOVERED
+    tests: tuple[Test, ...] = ()
+    violations: tuple[Proof, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A run: the document it was held against, the kernels it spoke of, the statements in order."""
+
+    release: str
+    sha256: str
+    kernels: tuple[str, ...] = ()
+    statements: tuple[StatementResult, ...] = ()
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """How many statements have each status; every status is there."""
+        counted = Counter(statement.status for statement in self.statements)
+        return {status.value: counted[status] for status in Status}
+
+    def of(self, statement_id: str) -> StatementResult | None:
+        """What was shown of one statement."""
+        return next((s for s in self.statements if s.id == statement_id), None)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is known of one statement while a run is under way."""
+
+    tests: dict[str, Test] = field(default_factory=dict)
+    violations: dict[str, set[str]] = field(default_factory=dict)
+    evidence: set[Evidence] = field(default_factory=set)
+
+
+def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
+    """The results of a run over `spec`: every statement is in it, the obsolete ones that have tests too."""
+    sections = {s.id: item.section for item in spec.items for s in item.statements}
+    sections |= {old.statement.id: old.item.section for old in spec.obsolete if old.statement.id in findings}
+    statements = tuple(
+        _result(statement, sections[statement.id], findings.get(statement.id, Findings()))
+        for statement in spec.everything()
+        if statement.id in sections
+    )
+    kernels = {e.kernel for s in statements for e in s.evidence if e.kernel}
+    return Results(
+        spec.source.release, spec.source.sha256, tuple(sorted(kernels, key=version_key)), statements
+    )
+
+
+def _result(statement: SpecStatement, section: str, found: Findings) -> StatementResult:
+    verdict = statement.curated.verdict
+    tests = tuple(sorted(found.tests.values()))
+    violations = tuple(Proof(name, tuple(sorted(by))) for name, by in sorted(found.violations.items()))
+    passed = {test.nodeid for test in tests if test.outcome == "passed"}
+    evidence = tuple(
+        sorted(e for e in found.evidence if not passed.isdisjoint({e.where}) or e.tier != "model")
+    )
+    mmu = tuple(m.value for m in statement.curated.mmu)
+    status = status_of(verdict, [(t.outcome, t.refutes) for t in tests], any(p.killed_by for p in violations))
+    return StatementResult(
+        statement.id,
+        statement.line,
+        section,
+        mmu,
+        verdict and verdict.value,
+        status,
+        tests,
+        violations,
+        evidence,
+    )
+
+
+def merge(shards: Sequence[Results]) -> Results:
+    """Several runs over one spec as one. Raises `Problem` if they are of different documents."""
+    first = shards[0]
+    for shard in shards[1:]:
+        if shard.sha256 != first.sha256:
+            raise Problem("results of different documents cannot be merged; run the tests again")
+    merged = {s.id: s for s in first.statements}
+    for shard in shards[1:]:
+        for statement in shard.statements:
+            merged[statement.id] = _merged(merged.get(statement.id, statement), statement)
+    kernels = {kernel for shard in shards for kernel in shard.kernels}
+    return replace(first, kernels=tuple(sorted(kernels, key=version_key)), statements=tuple(merged.values()))
+
+
+def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
+    tests = {t.nodeid: t for t in (*one.tests, *other.tests)}
+    killers: dict[str, set[str]] = {}
+    for proof in (*one.violations, *other.violations):
+        killers.setdefault(proof.name, set()).update(proof.killed_by)
+    violations = tuple(Proof(name, tuple(sorted(by))) for name, by in sorted(killers.items()))
+    verdict = Verdict(one.verdict) if one.verdict else None
+    outcomes = [(t.outcome, t.refutes) for t in tests.values()]
+    return replace(
+        one,
+        tests=tuple(sorted(tests.values())),
+        violations=violations,
+        evidence=tuple(sorted({*one.evidence, *other.evidence})),
+        status=status_of(verdict, outcomes, any(killers.values())),
+    )
+
+
+def save(results: Results, path: Path) -> None:
+    """Write results, whole or not at all."""
+    folder.write(path, json.dumps(as_json(results), indent=1) + "\n")
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """The published schema."""
+    return {
+        "schema": SCHEMA,
+        "document": {"release": results.release, "sha256": results.sha256},
+        "kernels": list(results.kernels),
+        "totals": results.totals,
+        "statements": [asdict(statement) for statement in results.statements],
+    }
+
+
+def load(paths: Iterable[Path]) -> Results:
+    """Read one results file, or several that are shards of one run."""
+    return merge([_load(path) for path in paths])
+
+
+def _load(path: Path) -> Results:
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            raise Problem(f"larger than {SIZE_LIMIT // 1_000_000} MB; these are no results", path)
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA:
+            raise Problem(f"schema {data['schema']!r} is not {SCHEMA}; run the tests again", path)
+        return Results(
+            str(data["document"]["release"]),
+            str(data["document"]["sha256"]),
+            tuple(map(str, data["kernels"])),
+            tuple(_statement(entry) for entry in data["statements"]),
+        )
+    except OSError as error:
+        raise Problem(f"cannot be read: {error.strerror}; run `pytest conformance/` first", path) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Problem(
+            f"no results file ({type(error).__name__}: {error}); run the tests again", path
+        ) from None
+
+
+def _statement(entry: dict[str, Any]) -> StatementResult:
+    verdict = Verdict(entry["verdict"]).value if entry["verdict"] is not None else None
+    return StatementResult(
+        str(entry["id"]),
+        int(entry["line"]),
+        str(entry["section"]),
+        tuple(map(str, entry["mmu"])),
+        verdict,
+        Status(entry["status"]),
+        tuple(Test(str(t["nodeid"]), str(t["outcome"]), bool(t["refutes"])) for t in entry["tests"]),
+        tuple(Proof(str(v["name"]), tuple(map(str, v["killed_by"]))) for v in entry["violations"]),
+        tuple(Evidence(str(e["tier"]), str(e["kernel"]), str(e["where"])) for e in entry["evidence"]),
+    )

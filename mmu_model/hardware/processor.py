@@ -70,6 +70,7 @@ class LogicalProcessor:
         self.vpid = _HOST
         self.registers = self._host_registers = registers or Registers(maxphyaddr=memory.maxphyaddr)
         self._paging = load_paging(memory, self.registers)
+        self._retag()
 
     # Accesses
 
@@ -171,6 +172,7 @@ class LogicalProcessor:
         pdptes = None if change.loads_pdptes else self._paging.pdptes
         self._paging = load_paging(self.memory, change.registers, self.second_dimension, pdptes)
         self.registers = change.registers
+        self._retag()
         if change.forgets:
             self.tlb.invalidate(change.forgets._replace(vpid=self.vpid))
 
@@ -198,6 +200,7 @@ class LogicalProcessor:
         self._host_registers = self.registers
         self.second_dimension, self.vpid = second_dimension, vpid
         self.registers, self._paging = registers, paging
+        self._retag()
         self._forget_without_vpid()
 
     def exit_guest(self) -> Registers:
@@ -207,6 +210,7 @@ class LogicalProcessor:
         self.second_dimension, self.vpid = None, _HOST
         self.registers = self._host_registers
         self._paging = load_paging(self.memory, self.registers)
+        self._retag()
         return registers
 
     def _forget_without_vpid(self) -> None:
@@ -214,17 +218,11 @@ class LogicalProcessor:
             self.tlb.invalidate(Selection(vpid=_HOST))
             self.nested_tlb.invalidate(Selection(vpid=_HOST, root=NO_EP4TA))
 
-    @property
-    def _tag(self) -> Tag:
-        return Tag(self.vpid, self.registers.pcid, self._ep4ta)
-
-    @property
-    def _nested_tag(self) -> Tag:
-        return Tag(self.vpid if self._ep4ta == NO_EP4TA else _HOST, 0, self._ep4ta)
-
-    @property
-    def _ep4ta(self) -> int:
-        return self.second_dimension.ep4ta if self.second_dimension else NO_EP4TA
+    def _retag(self) -> None:
+        """Work out whose translations are used now; called whenever the registers or the guest change."""
+        ep4ta = self.second_dimension.ep4ta if self.second_dimension else NO_EP4TA
+        self._tag = Tag(self.vpid, self.registers.pcid, ep4ta)
+        self._nested_tag = Tag(self.vpid if ep4ta == NO_EP4TA else _HOST, 0, ep4ta)
 
     # Invalidations (SDM vol. 3, 4.10.4.1 and 29.4.3.3; APM vol. 2, 5.5.3 and 15.16)
 

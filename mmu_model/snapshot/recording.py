@@ -28,14 +28,15 @@ class RecordingError(ValueError):
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step gave the guest. ``value`` is what it read; of a fault the vector, the error code and,
-    for a page fault, cr2. ``line`` is the step's place in the scenario.
+    for a page fault, cr2; of a dirty log the pages marked in it. ``step`` is its number in the scenario.
     """
 
-    line: int
+    step: int
     value: Word | None = None
     vector: int | None = None
     error_code: Word | None = None
     cr2: Address | None = None
+    dirty: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,10 @@ class _Compiler:
         entries = dict(self.tables.entries) if self.tables else {}
         machine = Slot(1, MACHINE_SLOT, 0, MACHINE_SIZE, smm=scenario.uses_smm)
         slots = [call for slot in (machine, *scenario.slots) for call in self.slot_calls(slot)]
-        self.place_list(self.steps(scenario.steps) + [Record(0, Op.END)], STEPS)
+        main = [*self.steps(scenario.steps), Record(0, Op.END)]
+        if STEPS + RECORD_SIZE * len(main) > self.lists_end:
+            raise ScenarioError(scenario.where, 1, "too many steps; make two scenarios of it")
+        self.place_list(main, STEPS)
         return Program(
             mode=scenario.mode,
             registers=at_start,
@@ -189,8 +192,6 @@ class _Compiler:
         return words
 
     def place_list(self, records: list[Record], at: int) -> None:
-        if at + RECORD_SIZE * len(records) > self.lists_end:
-            raise ScenarioError(self.scenario.where, 1, "too many steps; make two scenarios of it")
         self.records += [replace(record, at=at + RECORD_SIZE * i) for i, record in enumerate(records)]
 
     def inner_list(self, records: list[Record]) -> int:

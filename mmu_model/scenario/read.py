@@ -227,11 +227,14 @@ class _Reader:
         return Place(name, self.address(members["at"]), self.level(members["level"].text(), members["level"]))
 
     def address(self, node: Node) -> int:
-        """A linear address the mode can form."""
-        high = (1 << self.format.width) - 1 if self.format else 0xFFFFFFFF
+        """A linear address the mode can form; in long mode a canonical one."""
         if not self.mode.long:
-            high = min(high, 0xFFFFFFFF)
-        return node.number(0, high)
+            return node.number(0, 0xFFFFFFFF)
+        address = node.number()
+        sign = self.table_format().width - 1
+        if address >> sign not in (0, (1 << 64 - sign) - 1):
+            node.fail(f"{address:#x} is not canonical")
+        return address
 
     def read_nested(self, node: Node) -> Nested:
         members = node.map(required=("cr3",), optional=("npt",))

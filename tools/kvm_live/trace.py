@@ -20,7 +20,7 @@ PageKey: TypeAlias = tuple[int, int, int, int, int, bool, int]
 
 PAGE = r"sp gen (\d+) gfn (\w+) l(\d) (\d)-byte q(\d)( direct)? ([-u][-w][-x]|[-w][-u][-x])"
 GET_PAGE = re.compile(rf"kvm_mmu_get_page: {PAGE} .* new$")
-ZAP_PAGE = re.compile(rf"kvm_mmu_prepare_zap_page: {PAGE} ")
+ZAP_PAGE = re.compile(rf"kvm_mmu_prepare_zap_page: {PAGE} .* root (\d+) ")
 SET_SPTE = re.compile(r"kvm_mmu_set_spte: gfn (\w+) spte (\w+) \(\S+\) level \d at (\w+)")
 LETTERS = {"x": ACC_EXEC, "w": ACC_WRITE, "u": ACC_USER}
 ALL_ENTRIES = 512
@@ -31,6 +31,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.alive: Counter[PageKey] = Counter()
+        self.invalid: Counter[PageKey] = Counter()
         self.frames: dict[int, int] = {}  # physical address of an entry -> frame bits last put into it
 
     def add(self, line: str) -> None:
@@ -38,9 +39,17 @@ class Trace:
         if match := GET_PAGE.search(line):
             self.alive[_announced(match)] += 1
         elif match := ZAP_PAGE.search(line):
-            self.alive[_announced(match)] -= 1
+            self._zap(_announced(match), loaded=match[8] != "0")
         elif match := SET_SPTE.search(line):
             self.frames[int(match[3], 16)] = int(match[2], 16) & FRAME
+
+    def _zap(self, page: PageKey, *, loaded: bool) -> None:
+        """A root that is loaded is announced twice: when it becomes invalid, and when it goes."""
+        if not loaded and self.invalid[page]:
+            self.invalid[page] -= 1
+            return
+        self.alive[page] -= 1
+        self.invalid[page] += loaded
 
     def disagreements(self, snapshot: Snapshot, mmu: MmuKind) -> Iterator[str]:
         """What the snapshot has that was not announced, and the reverse. Zaps of TDP pages are not traced."""

@@ -94,6 +94,14 @@ static uint64_t large_memory(void)
 	return sum << 10;
 }
 
+/* How much of a part of the memory is made of whole large pages. */
+static uint64_t whole_large_pages(uint64_t place, uint64_t size)
+{
+	uint64_t first = (place + LARGE_PAGE - 1) / LARGE_PAGE, end = (place + size) / LARGE_PAGE;
+
+	return end > first ? (end - first) * LARGE_PAGE : 0;
+}
+
 static void make_memory(void)
 {
 	uint64_t i, wanted = 0;
@@ -108,7 +116,7 @@ static void make_memory(void)
 	madvise(memory, head->backing, MADV_NOHUGEPAGE);
 	for (i = 0; i < head->n_large; i++) {
 		madvise(memory + large[2 * i], large[2 * i + 1], MADV_HUGEPAGE);
-		wanted += large[2 * i + 1];
+		wanted += whole_large_pages(large[2 * i], large[2 * i + 1]);
 	}
 	for (fill = (uint16_t *)memory; fill < (uint16_t *)(memory + head->backing); fill++)
 		*fill = JUMP_RBP;
@@ -217,6 +225,16 @@ static void set_registers(void)
 		fail("KVM_SET_MSRS");
 	if (ioctl(vcpu, KVM_SET_REGS, &regs))
 		fail("KVM_SET_REGS");
+}
+
+/* What it holds already is of the VM before. */
+static void open_trace(void)
+{
+	static char rest[1 << 16];
+
+	trace = open("/sys/kernel/tracing/trace_pipe", O_RDONLY | O_NONBLOCK);
+	while (read(trace, rest, sizeof(rest)) > 0)
+		;
 }
 
 static void tell_trace(void)
@@ -362,7 +380,7 @@ void run_program(const char *path)
 	errno = 0;
 	load(path);
 	write_file("/sys/module/kvm/parameters/nx_huge_pages", head->nx_huge_pages ? "force" : "off");
-	trace = open("/sys/kernel/tracing/trace_pipe", O_RDONLY | O_NONBLOCK);
+	open_trace();
 	make_memory();
 	create_vm();
 	set_cpuid();

@@ -1,6 +1,6 @@
-"""From a scenario to what runs: the VM's registers and slots, initial guest memory, the step list, host calls.
+"""From a scenario to what runs: the VM's registers and slots, initial guest memory, steps, host calls.
 
-``Program.to_bytes`` is the form that is loaded into a real machine; all its numbers are 64 bits, little endian.
+``Program.to_bytes`` is the form that is loaded into a real machine, all numbers 64 bits and little endian.
 """
 
 from __future__ import annotations
@@ -73,17 +73,19 @@ class HostOp(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostCall:
-    """A host operation and its arguments."""
+    """A host operation and its arguments, for the step of that number."""
 
     op: HostOp
     args: tuple[int, ...] = ()
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One entry of a step list, at the guest-physical ``at``; ``step`` is the step's number in the scenario.
 
-    With Op.HOST, ``address`` is the number of the host call.
+    With Op.HOST, ``address`` is the number of the first host call and ``value`` how many there are: what
+    userspace does in a row, it does without letting the guest run in between.
     """
 
     at: int
@@ -130,7 +132,7 @@ class Program:
 
 
 def _row(call: HostCall) -> tuple[int, ...]:
-    return (call.op, *call.args, *(0 for _ in range(5 - len(call.args))))
+    return (call.op, call.step, *call.args, *(0 for _ in range(5 - len(call.args))))
 
 
 def compile_scenario(scenario: Scenario) -> Program:
@@ -201,11 +203,16 @@ class _Compiler:
         return self.lists_end
 
     def steps(self, steps: tuple[Step, ...]) -> list[Record]:
-        records = []
+        records: list[Record] = []
         for step in steps:
             self.number += 1
             number = self.number
-            records += [replace(record, step=number) for record in self.step(step)]
+            for record in self.step(step):
+                last = records[-1] if records else None
+                if last and record.op is last.op is Op.HOST and last.address + last.value == record.address:
+                    records[-1] = replace(last, value=last.value + record.value)
+                else:
+                    records.append(replace(record, step=number))
         return records
 
     def step(self, step: Step) -> list[Record]:  # noqa: C901  one case a kind of step
@@ -216,7 +223,8 @@ class _Compiler:
                     raise ScenarioError(
                         self.scenario.where, step.line, "size is for writes of the supervisor"
                     )
-                return [Record(0, op, step.at, step.value if step.kind == "write" else 0)]
+                value = step.value if step.kind == "write" else 0
+                return [Record(0, op, step.at + i * step.every, value) for i in range(step.count)]
             case SetEntry():
                 return self.set_entry(step)
             case LoadCr3():
@@ -245,8 +253,8 @@ class _Compiler:
                 return [self.host(HostOp.SNAPSHOT, len(self.snapshots) - 1)]
 
     def host(self, op: HostOp, *args: int) -> Record:
-        self.calls.append(HostCall(op, args))
-        return Record(0, Op.HOST, len(self.calls) - 1)
+        self.calls.append(HostCall(op, args, self.number))
+        return Record(0, Op.HOST, len(self.calls) - 1, 1)
 
     def set_bit(self, step: SetBit) -> Record:
         name, bit = step.bit.split(".")[0], BITS[step.bit]

@@ -1,7 +1,7 @@
 """Where the interpreter and what it works from lie in guest-physical memory.
 
-The first 512 KiB of every VM are a memslot of their own (``MACHINE_SLOT``). Every address space maps them one to
-one with small pages, supervisor only but for ``USER_CODE``; scenarios have the rest.
+The first 512 KiB of every VM are a memslot of their own (``MACHINE_SLOT``). Every address space maps them one
+to one with small pages, supervisor only but for ``USER_CODE``; scenarios have the rest.
 """
 
 from __future__ import annotations

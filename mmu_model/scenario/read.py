@@ -183,7 +183,9 @@ class _Reader:
             self.tables[name] = Tables(value.line, name, npt, mappings.each(self.mapping))
 
     def mapping(self, node: Node) -> Mapping:
-        members = node.map(required=("at",), optional=("to", "count", "size", "flags", "through", "share"))
+        members = node.map(
+            required=("at",), optional=("to", "count", "every", "size", "flags", "through", "share")
+        )
         at = self.address(members["at"])
         if "share" in members:
             node.map(required=("at", "share"))
@@ -198,6 +200,7 @@ class _Reader:
             at,
             to=members["to"].aligned(size, MAX_BASE) if "to" in members else at,
             count=members["count"].number(1, 1024) if "count" in members else 1,
+            every=members["every"].aligned(size) if "every" in members else None,
             size=size,
             flags=self.flags(members.get("flags")),
             through=tuple((self.level(level, value), self.flags(value)) for level, value in through.items()),
@@ -275,7 +278,7 @@ class _Reader:
         if not node.is_map:
             return Access(node.line, kind, self.address(node))
         of_writes = ("value", "size") if kind == "write" else ()
-        members = node.map(required=("at",), optional=("user", "fault", *of_writes))
+        members = node.map(required=("at",), optional=("user", "fault", "count", "every", *of_writes))
         user = "user" in members and members["user"].flag()
         fault = "fault" in members and members["fault"].flag()
         if user and (self.allowed is not None or not self.mode.paging):
@@ -290,6 +293,8 @@ class _Reader:
             fault=fault,
             value=members["value"].number() if "value" in members else 0x5EED,
             size=members["size"].choice({"1": 1, "4": 4}) if "size" in members else None,
+            count=members["count"].number(1, 512) if "count" in members else 1,
+            every=members["every"].number(1) if "every" in members else PAGE,
         )
 
     def set_entry(self, node: Node) -> Step:

@@ -86,14 +86,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """``count`` pages of ``size`` bytes from ``at`` on to guest-physical ``to``; ``through`` gives the flags of
-    the entries above, by level. Or, with ``share``, the entry at a level points where another one does.
+    """``count`` pages of ``size`` bytes from ``at`` on to guest-physical ``to``, one after the other; with
+    ``every``, the same page at ``count`` addresses that many bytes apart. ``through`` gives the flags of the
+    entries above, by level. Or, with ``share``, the entry at a level points where another one does.
     """
 
     line: int
     at: int
     to: int = 0
     count: int = 1
+    every: int | None = None
     size: int = 0x1000
     flags: frozenset[str] = frozenset()
     through: tuple[tuple[int, frozenset[str]], ...] = ()
@@ -121,7 +123,9 @@ class Nested:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Read, write or fetch at an address; ``fault`` says that it must fault."""
+    """Read, write or fetch at an address, or at ``count`` of them ``every`` so many bytes; ``fault`` says
+    that it must fault.
+    """
 
     line: int
     kind: str
@@ -130,6 +134,8 @@ class Access:
     fault: bool = False
     value: int = 0x5EED
     size: int | None = None
+    count: int = 1
+    every: int = 0x1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,8 +105,9 @@ class GuestTables:
             if mapping.share is not None:
                 self._share(tables, mapping, mapping.share)
                 continue
+            at, to = (mapping.every, 0) if mapping.every else (mapping.size, mapping.size)
             for i in range(mapping.count):
-                self._map(tables, mapping, mapping.at + i * mapping.size, mapping.to + i * mapping.size)
+                self._map(tables, mapping, mapping.at + i * at, mapping.to + i * to)
 
     def _new(self, line: int) -> int:
         if self.next == POOL_END:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .codec import CodecError, decode, encode
 from .spte import Spte
-from .state import Address, MmuKind, Snapshot, Word
+from .state import Address, Snapshot, Word
 
 SCHEMA = 1
 
@@ -47,8 +47,6 @@ class Recording:
 
     scenario: str
     program: str
-    kernel: str
-    mmu: MmuKind
     results: tuple[StepResult, ...]
     snapshots: tuple[Snapshot, ...]
 
@@ -117,7 +115,7 @@ def _digest(body: dict[str, Any]) -> str:
 
 def _entry_to_json(entry: dict[str, Any], page: dict[str, Any]) -> str:
     """``0x... leaf pfn ...``: the word, for people what it says, and that of shadowed_translation."""
-    level = int(page["role_word"], 16) & 15
+    level = int(page["role_word"].split()[0], 16) & 15
     translation = entry.get("shadowed_translation")
     return str(Spte(int(entry["raw"], 16), level)) + (f" = {translation}" if translation else "")
 

@@ -1,4 +1,4 @@
-"""Records scenarios: one boot for each kernel, MMU and depth of the host's page tables, many scenarios in each."""
+"""Records scenarios: one boot for each kernel, MMU and depth of host page tables, many scenarios in each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Boot:
 
 
 def plan(scenarios: Sequence[Scenario], kernels: Sequence[str], mmus: Sequence[MmuKind]) -> list[Boot]:
-    """Groups what is to be recorded by machine. Raises ScenarioError for a scenario that cannot be compiled."""
+    """Groups what is to be recorded by machine. Raises ScenarioError where one cannot be compiled."""
     compiled = [(scenario, compile_scenario(scenario)) for scenario in scenarios]
     boots = []
     for series in kernels:
@@ -88,15 +88,13 @@ def _record(
                 yield from (f"{failure} (on {boot.series}, {boot.mmu.value})" for failure in outcome.failures)
             else:
                 path = recording_path(folder, boot.series, boot.mmu, scenario.name)
-                write_recording(path, _recording(boot, scenario, program, outcome))
+                write_recording(path, _recording(scenario, program, outcome))
 
 
-def _recording(boot: Boot, scenario: Scenario, program: Program, outcome: Outcome) -> Recording:
+def _recording(scenario: Scenario, program: Program, outcome: Outcome) -> Recording:
     return Recording(
         scenario=scenario.name,
         program=program_digest(program),
-        kernel=boot.series,
-        mmu=boot.mmu,
         results=tuple(outcome.results),
         snapshots=tuple(outcome.snapshots),
     )

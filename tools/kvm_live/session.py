@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mmu_model.scenario import Program, Scenario
 from mmu_model.snapshot import Address, MmuKind, Snapshot, StepResult, Word, canonical
@@ -58,7 +57,7 @@ class Session:
         try:
             for scenario, program in scenarios:
                 progress(scenario.name)
-                yield _Run(scenario, program, decoder, self.mmu, self.machine).follow(lines)
+                yield _Run(scenario, program, decoder, self.machine).follow(lines)
         finally:
             decoder.memory.close()
 
@@ -104,16 +103,14 @@ class Session:
             raise LiveError(
                 f"kernel {self.kernel.release} has other bits in kvm_mmu_page_role than this version knows"
             )
-        return VmDecoder(memory, structures, self.symbols["vm_list"], self.kernel.series)
+        return VmDecoder(memory, structures, self.symbols["vm_list"], self.kernel.series, self.mmu)
 
 
 class _Run:
     """One scenario on the machine."""
 
-    def __init__(
-        self, scenario: Scenario, program: Program, decoder: VmDecoder, mmu: MmuKind, machine: Machine
-    ) -> None:
-        self.program, self.decoder, self.mmu, self.machine = program, decoder, mmu, machine
+    def __init__(self, scenario: Scenario, program: Program, decoder: VmDecoder, machine: Machine) -> None:
+        self.program, self.decoder, self.machine = program, decoder, machine
         self.where, self.steps = scenario.where, scenario.walk()
         self.trace, self.outcome, self.base = Trace(), Outcome(), 0
 
@@ -170,7 +167,7 @@ class _Run:
         try:
             raw = self.decoder.snapshot(name, state, self.base)
             found = [*disagreements(raw, self.decoder.hash_table(), self.decoder, self.base)]
-            found += self.trace.disagreements(raw, self.mmu)
+            found += self.trace.disagreements(raw)
         except (BadAddressError, CorruptError, ValueError) as error:
             found = [f"cannot be decoded: {error}"]
         else:

@@ -51,12 +51,12 @@ class Trace:
         self.alive[page] -= 1
         self.invalid[page] += loaded
 
-    def disagreements(self, snapshot: Snapshot, mmu: MmuKind) -> Iterator[str]:
+    def disagreements(self, snapshot: Snapshot) -> Iterator[str]:
         """What the snapshot has that was not announced, and the reverse. Zaps of TDP pages are not traced."""
         expected = +self.alive
         found = Counter(_key(page) for page in snapshot.pages if not page.role.invalid)
         missing = expected - found
-        if mmu is MmuKind.TDP:  # a TDP page that is gone; its key has a direct page's form
+        if snapshot.mmu is MmuKind.TDP:  # a TDP page that is gone; its key has a direct page's form
             missing = Counter({key: count for key, count in missing.items() if not key[5]})
         for key in found - expected:
             yield f"page {key} was never announced by kvm_mmu_get_page"
@@ -74,7 +74,8 @@ class Trace:
             announced = self.frames.get((page.spt << 12) + 8 * index)
             if announced != spte.raw & FRAME:
                 said = "nothing" if announced is None else f"frame {announced >> 12:#x}"
-                yield f"gfn {page.gfn:#x} level {page.role.level} spt[{index}] is {spte}; the trace has {said}"
+                where = f"gfn {page.gfn:#x} level {page.role.level} spt[{index}]"
+                yield f"{where} is {spte}; the trace has {said}"
 
 
 def _announced(match: re.Match[str]) -> PageKey:

@@ -15,6 +15,7 @@ from mmu_model.snapshot import (
     LoadedRoot,
     Mmio,
     MmuContext,
+    MmuKind,
     PageId,
     ShadowPage,
     Snapshot,
@@ -49,8 +50,11 @@ class VcpuState:
 class VmDecoder:
     """Reads the only VM of a machine."""
 
-    def __init__(self, memory: Memory, structures: Structures, vm_list: int, kernel: str) -> None:
+    def __init__(
+        self, memory: Memory, structures: Structures, vm_list: int, kernel: str, mmu: MmuKind
+    ) -> None:
         self.memory, self.structures, self.vm_list = memory, structures, vm_list
+        self.kernel, self.mmu = kernel, mmu
         self.empty = EMPTY_SPTE[kernel]
         self.decoder = PageDecoder(memory, structures)
 
@@ -74,6 +78,8 @@ class VmDecoder:
         generations, memslots = slots.decode(kvm)
         return Snapshot(
             name=name,
+            kernel=self.kernel,
+            mmu=self.mmu,
             mmu_valid_gen=self._number(kvm, "mmu_valid_gen", 1),
             memslot_generation=generations,
             n_used_mmu_pages=self._number(kvm, "n_used_mmu_pages", 8),

@@ -5,7 +5,7 @@
  * Results go to userspace in registers, the kind by the number of the port:
  *	PORT_DONE   %rax: what was read
  *	PORT_FAULT  %rdx: the vector, %rbx: the error code, %rax: CR2
- *	PORT_HOST   %rbx: the number of the host call
+ *	PORT_HOST   %rbx: the number of the first host call, %rcx: how many
  */
 	.section .rodata
 

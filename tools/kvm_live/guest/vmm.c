@@ -33,7 +33,7 @@ struct header {
 };
 
 struct call {
-	uint64_t op, args[5];
+	uint64_t op, step, args[5];
 };
 
 static int kvm, vm, vcpu, trace = -1;
@@ -297,7 +297,7 @@ static void clear_dirty(const uint64_t *args)
 	free(bitmap);
 }
 
-static void host_call(uint64_t step, const struct call *call)
+static void host_call(const struct call *call)
 {
 	const uint64_t *args = call->args;
 
@@ -309,7 +309,7 @@ static void host_call(uint64_t step, const struct call *call)
 		set_slot(args);
 		break;
 	case HOST_GET_DIRTY:
-		get_dirty(step, args);
+		get_dirty(call->step, args);
 		break;
 	case HOST_CLEAR_DIRTY:
 		clear_dirty(args);
@@ -338,7 +338,7 @@ static void host_call(uint64_t step, const struct call *call)
 static void step_done(void)
 {
 	struct kvm_regs regs;
-	uint64_t step;
+	uint64_t step, i;
 
 	if (ioctl(vcpu, KVM_GET_REGS, &regs))
 		fail("KVM_GET_REGS");
@@ -351,7 +351,8 @@ static void step_done(void)
 		printf("@@FAULT %lu %llu %llx %llx\n", step, regs.rdx, regs.rbx, regs.rax);
 		break;
 	case PORT_HOST:
-		host_call(step, &calls[regs.rbx]);
+		for (i = regs.rbx; i < regs.rbx + regs.rcx; i++)
+			host_call(&calls[i]);
 		break;
 	}
 }

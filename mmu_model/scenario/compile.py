@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -116,6 +117,11 @@ class Program:
     records: tuple[Record, ...]
     host_calls: tuple[HostCall, ...]
     snapshots: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the compiled form, by which a recording knows its scenario."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self, more_words: dict[int, int] | None = None) -> bytes:
         """Magic, header, large parts, slots, words, host calls; ``more_words`` are added to memory."""

@@ -168,7 +168,8 @@ class Memslot:
 class Snapshot:
     """One VM at one moment, on a kernel (``6.12``) and one of its MMUs.
 
-    ``active_mmu_pages`` is in list order, newest first; ``memslot_generation`` has one value an address space; ``empty_spte`` is what an unused entry holds.
+    ``active_mmu_pages`` is in list order, newest first; ``memslot_generation`` has one value an address
+    space; ``empty_spte`` is what an unused entry holds.
     """
 
     name: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,11 +47,6 @@ def plan(scenarios: Sequence[Scenario], kernels: Sequence[str], mmus: Sequence[M
     return boots
 
 
-def program_digest(program: Program) -> str:
-    """What a recording remembers of the scenario it was made from."""
-    return hashlib.sha256(program.to_bytes()).hexdigest()
-
-
 def recording_path(folder: Path, series: str, mmu: MmuKind, name: str) -> Path:
     """Where a recording lies."""
     return folder / series / mmu.value / f"{name}.json.gz"
@@ -94,7 +88,7 @@ def _record(
 def _recording(scenario: Scenario, program: Program, outcome: Outcome) -> Recording:
     return Recording(
         scenario=scenario.name,
-        program=program_digest(program),
+        program=program.digest,
         results=tuple(outcome.results),
         snapshots=tuple(outcome.snapshots),
     )

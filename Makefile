@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup spec documents report test lint bench clean
+.PHONY: help setup spec documents report test oracle lint bench clean
 
 help:            ## what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ report: setup    ## check spec/ against the document, run and prove conformance,
 
 test: documents  ## all tests
 	$(BIN)/pytest -n auto
+
+oracle: setup    ## compare the processor with an emulator: make oracle CASES=1000000 SEED=1
+	$(BIN)/python -m tests.oracle --cases $(or $(CASES),100000) --seed $(or $(SEED),1)
 
 lint: setup      ## ruff and mypy
 	$(BIN)/ruff check .

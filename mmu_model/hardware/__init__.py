@@ -10,8 +10,15 @@ Read in this order:
     paging, linear      the levels, masks and questions of a kind of paging, worked out for the walk
     walk                the walk itself, one routine
     pdptes              PAE: the registers loaded with CR3
-    nested, npt         guests: the same walk in two dimensions
-    processor           all of it together: read, write, fetch
+    nested, npt, ept    guests: the same walk in two dimensions
+    tlb                 what is remembered of walks, and what is forgotten when
+    control             writes to the control registers
+    mmu                 translation through what is remembered, or else by a walk
+    processor           all of it together: read, write, fetch, and the instructions that invalidate
+    batch, frame_index  many walks at once, in NumPy
+    cases, walk_filter  walks as JSON, for other implementations to be held against
+    tables              writes page tables, as system software does
+    matrix              every legal combination of flags, controls and accesses, tried
 
 A translation in a few lines:
 
@@ -27,6 +34,7 @@ A translation in a few lines:
 """
 
 from mmu_model.hardware.access import ACCESSES, Access, Kind, access
+from mmu_model.hardware.ept import ExtendedPaging
 from mmu_model.hardware.faults import (
     ERROR_ID,
     ERROR_P,
@@ -34,6 +42,8 @@ from mmu_model.hardware.faults import (
     ERROR_RSVD,
     ERROR_US,
     ERROR_WR,
+    EptMisconfiguration,
+    EptViolation,
     Fault,
     GeneralProtection,
     NestedPageFault,
@@ -50,8 +60,8 @@ from mmu_model.hardware.nested import (
 )
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, EXIT_INFO_TABLE, NestedPaging
 from mmu_model.hardware.paging import Translation
-from mmu_model.hardware.pdptes import load_pdptes
-from mmu_model.hardware.processor import LogicalProcessor
+from mmu_model.hardware.pdptes import load_paging, load_pdptes
+from mmu_model.hardware.processor import Invpcid, Invvpid, LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
     CR0_PG,
@@ -103,12 +113,17 @@ __all__ = [
     "PAGE_SIZE",
     "Access",
     "CountedWords",
+    "EptMisconfiguration",
+    "EptViolation",
+    "ExtendedPaging",
     "Fault",
     "GeneralProtection",
     "Gfn",
     "Gpa",
     "GuestTables",
     "Hpa",
+    "Invpcid",
+    "Invvpid",
     "Kind",
     "LinearPaging",
     "LogicalProcessor",
@@ -124,6 +139,7 @@ __all__ = [
     "Translation",
     "Va",
     "access",
+    "load_paging",
     "load_pdptes",
     "walk",
     "walk_nested",

@@ -50,3 +50,26 @@ class NestedPageFault(Fault):
 
     def __str__(self) -> str:
         return f"nested page fault at {self.exit_info_2:#x}, EXITINFO1 {self.exit_info_1:#x}"
+
+
+class EptViolation(Fault):
+    """VM exit 48 (SDM vol. 3, 28.2.1, table 28-7)."""
+
+    def __init__(self, exit_qualification: int, gpa: int) -> None:
+        super().__init__(exit_qualification, gpa)
+        self.exit_qualification = exit_qualification
+        self.gpa = gpa
+
+    def __str__(self) -> str:
+        return f"EPT violation at {self.gpa:#x}, exit qualification {self.exit_qualification:#x}"
+
+
+class EptMisconfiguration(Fault):
+    """VM exit 49; there is no exit qualification."""
+
+    def __init__(self, gpa: int) -> None:
+        super().__init__(gpa)
+        self.gpa = gpa
+
+    def __str__(self) -> str:
+        return f"EPT misconfiguration at {self.gpa:#x}"

@@ -15,7 +15,10 @@ paging mode (APM vol. 2, 15.25.4).
 """
 
 from dataclasses import dataclass
-from typing import Final
+from functools import cache
+from typing import Final, NamedTuple
+
+from mmu_model.hardware.registers import Mode
 
 _LOW_TABLE = "11:8 - | 7 PS | 6 - | 5 A | 4 PCD | 3 PWT | 2 U/S | 1 R/W | 0 P"
 _LOW_PAGE = "11:9 - | 8 G | 7 PS | 6 D | 5 A | 4 PCD | 3 PWT | 2 U/S | 1 R/W | 0 P"
@@ -58,6 +61,53 @@ FORMATS: Final = {
 """Every format by name."""
 
 
+class Level(NamedTuple):
+    """A level as the figures of SDM vol. 3, chapter 4, draw it: index bits of the address, and entry
+    formats."""
+
+    number: int
+    high: int
+    low: int
+    table: str | None
+    page: str | None
+
+
+_LONG_LEVELS: Final = (
+    Level(5, 56, 48, "PML5E", None),
+    Level(4, 47, 39, "PML4E", None),
+    Level(3, 38, 30, "PDPTE, table", "PDPTE, 1-GByte page"),
+    Level(2, 29, 21, "PDE, table", "PDE, 2-MByte page"),
+    Level(1, 20, 12, None, "PTE"),
+)
+
+_PAE_LEVELS: Final = (
+    Level(3, 31, 30, "PAE PDPTE", None),
+    Level(2, 29, 21, "PAE PDE, table", "PAE PDE, 2-MByte page"),
+    Level(1, 20, 12, None, "PAE PTE"),
+)
+
+LEVELS: Final[dict[Mode, tuple[Level, ...]]] = {
+    Mode.OFF: (),
+    Mode.THIRTY_TWO_BIT: (
+        Level(2, 31, 22, "32-bit PDE, table", "32-bit PDE, 4-MByte page"),
+        Level(1, 21, 12, None, "32-bit PTE"),
+    ),
+    Mode.PAE: _PAE_LEVELS,
+    Mode.FOUR_LEVEL: _LONG_LEVELS[1:],
+    Mode.FIVE_LEVEL: _LONG_LEVELS,
+}
+"""The levels of each mode, from the root down."""
+
+EPT_LEVELS: Final = (
+    Level(5, 56, 48, "EPT PML5E", None),
+    Level(4, 47, 39, "EPT PML4E", None),
+    Level(3, 38, 30, "EPT PDPTE, table", "EPT PDPTE, 1-GByte page"),
+    Level(2, 29, 21, "EPT PDE, table", "EPT PDE, 2-MByte page"),
+    Level(1, 20, 12, None, "EPT PTE"),
+)
+"""The levels of EPT; with a walk length of 4 the first is left out."""
+
+
 @dataclass(frozen=True)
 class Field:
     """Bits `high` down to `low` of an entry."""
@@ -89,6 +139,7 @@ def fields(name: str, maxphyaddr: int) -> list[Field]:
     return found
 
 
+@cache
 def mask(name: str, label: str, maxphyaddr: int) -> int:
     """All bits of a format that carry that label."""
     return sum(field.mask for field in fields(name, maxphyaddr) if field.name == label)

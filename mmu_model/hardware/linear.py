@@ -1,6 +1,7 @@
 """Paging of linear addresses, in each of the five modes, as the registers configure it."""
 
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Final
 
 from mmu_model.hardware.access import ACCESSES, Access
 from mmu_model.hardware.faults import (
@@ -12,7 +13,7 @@ from mmu_model.hardware.faults import (
     GeneralProtection,
     PageFault,
 )
-from mmu_model.hardware.formats import mask
+from mmu_model.hardware.formats import LEVELS, Level, mask
 from mmu_model.hardware.paging import EXECUTABLE, USER, WRITABLE, Cause, Paging, Shape, Step
 from mmu_model.hardware.permissions import key_permits, keys_in_use, permitted, reports_fetches
 from mmu_model.hardware.registers import CR4_PSE, Mode, Registers
@@ -25,45 +26,11 @@ _PS: Final = 1 << 7
 _NOTHING: Final = Shape(reserved=0, illegal=0, address=0)
 
 
-class _Level(NamedTuple):
-    """A level as the figures of SDM vol. 3, chapter 4, draw it: index bits of the address, and entry
-    formats."""
-
-    number: int
-    high: int
-    low: int
-    table: str | None
-    page: str | None
-
-
-_LONG: Final = (
-    _Level(5, 56, 48, "PML5E", None),
-    _Level(4, 47, 39, "PML4E", None),
-    _Level(3, 38, 30, "PDPTE, table", "PDPTE, 1-GByte page"),
-    _Level(2, 29, 21, "PDE, table", "PDE, 2-MByte page"),
-    _Level(1, 20, 12, None, "PTE"),
-)
-
-_PAE: Final = (
-    _Level(3, 31, 30, "PAE PDPTE", None),
-    _Level(2, 29, 21, "PAE PDE, table", "PAE PDE, 2-MByte page"),
-    _Level(1, 20, 12, None, "PAE PTE"),
-)
-
-LEVELS: Final[dict[Mode, tuple[_Level, ...]]] = {
-    Mode.OFF: (),
-    Mode.THIRTY_TWO_BIT: (
-        _Level(2, 31, 22, "32-bit PDE, table", "32-bit PDE, 4-MByte page"),
-        _Level(1, 21, 12, None, "32-bit PTE"),
-    ),
-    Mode.PAE: _PAE,
-    Mode.FOUR_LEVEL: _LONG[1:],
-    Mode.FIVE_LEVEL: _LONG,
-}
-"""The levels of each mode, from the root down."""
-
 _LOW_32_BITS: Final = (32, (0,))
 _CANONICAL: Final = {Mode.FOUR_LEVEL: (47, (0, 0x1FFFF)), Mode.FIVE_LEVEL: (56, (0, 0xFF))}
+
+
+Pdptes = tuple[int, int, int, int]
 
 
 class LinearPaging(Paging[Access]):
@@ -82,8 +49,9 @@ class LinearPaging(Paging[Access]):
 
     inverted = EXECUTABLE
 
-    def __init__(self, registers: Registers, pdptes: tuple[int, int, int, int] | None = None) -> None:
+    def __init__(self, registers: Registers, pdptes: Pdptes | None = None) -> None:
         self.registers = registers
+        self.pdptes = pdptes
         self.mode = mode = registers.mode
         self.top_shift, self.tops = _CANONICAL.get(mode, _LOW_32_BITS)
         levels = LEVELS[mode]
@@ -95,7 +63,7 @@ class LinearPaging(Paging[Access]):
         else:
             self.root_shift = 64
             self.roots = (registers.cr3 & _root_mask(mode, registers.maxphyaddr),)
-        self.steps = tuple(_step(level, registers) for level in levels)
+        self.steps = _steps(levels, registers.maxphyaddr, registers.nxe, bool(registers.cr4 & CR4_PSE))
         self._error_mask = ~0 if reports_fetches(registers) else ~ERROR_ID
         self._keys = keys_in_use(registers)
         self._permitted = tuple(_permission_bits(registers, access) for access in ACCESSES)
@@ -135,35 +103,35 @@ def _root_mask(mode: Mode, maxphyaddr: int) -> int:
     return 0xFFFF_F000 if not mode.is_long else (1 << maxphyaddr) - (1 << 12)
 
 
-def _step(level: _Level, registers: Registers) -> Step:
+@cache
+def _steps(levels: tuple[Level, ...], maxphyaddr: int, nxe: bool, pse: bool) -> tuple[Step, ...]:
+    return tuple(_step(level, maxphyaddr, nxe, pse) for level in levels)
+
+
+def _step(level: Level, maxphyaddr: int, nxe: bool, pse: bool) -> Step:
     is_pdpte = level.table == "PAE PDPTE"
-    entry_size = 4 if registers.mode is Mode.THIRTY_TWO_BIT else 8
-    if level.table is None:
-        page_if = _P
-    elif level.page and (entry_size == 8 or registers.cr4 & CR4_PSE):
-        page_if = _PS
-    else:
-        page_if = 0
+    is_32_bit = (level.table or level.page or "").startswith("32-bit")
+    may_be_page = level.page is not None and (pse or not is_32_bit)
     return Step(
         level=level.number,
         shift=level.low,
         index_mask=(1 << level.high - level.low + 1) - 1,
-        entry_size=entry_size,
+        entry_size=4 if is_32_bit else 8,
         present=_P,
-        page_if=page_if,
-        table=_shape(level.table, registers),
-        page=_shape(level.page, registers),
+        page_if=_P if level.table is None else _PS * may_be_page,
+        table=_shape(level.table, maxphyaddr, nxe),
+        page=_shape(level.page, maxphyaddr, nxe),
         accessed=0 if is_pdpte else _A,
         dirty=_D,
         ungoverned=WRITABLE | USER if is_pdpte else 0,
     )
 
 
-def _shape(name: str | None, registers: Registers) -> Shape:
+def _shape(name: str | None, maxphyaddr: int, nxe: bool) -> Shape:
     if name is None:
         return _NOTHING
-    bits = {label: mask(name, label, registers.maxphyaddr) for label in ("reserved", "XD", "address", "high")}
-    reserved = bits["reserved"] if registers.nxe else bits["reserved"] | bits["XD"]
+    bits = {label: mask(name, label, maxphyaddr) for label in ("reserved", "XD", "address", "high")}
+    reserved = bits["reserved"] if nxe else bits["reserved"] | bits["XD"]
     return Shape(reserved=reserved, illegal=0, address=bits["address"], high=bits["high"])
 
 

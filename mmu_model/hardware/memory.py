@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from mmu_model.hardware.frame_index import FrameIndex
 from mmu_model.hardware.types import PAGE_SHIFT, WORDS_PER_FRAME, Pfn
 
 _INITIAL_FRAMES = 16
@@ -32,6 +33,7 @@ class PhysicalMemory:
         self._base: dict[int, int] = {}
         self._free: list[int] = []
         self._used = WORDS_PER_FRAME
+        self._index: FrameIndex | None = None
         self._adopt(np.zeros(_INITIAL_FRAMES * WORDS_PER_FRAME, np.uint64))
 
     def _adopt(self, words: NDArray[np.uint64]) -> None:
@@ -77,10 +79,16 @@ class PhysicalMemory:
         self.write(address, value, size)
         return True
 
+    def fill(self, pfn: Pfn, word: int) -> None:
+        """Store `word` in all 512 words of a frame."""
+        base = self._base.get(pfn) or self._add_frame(pfn)
+        self.words[base : base + WORDS_PER_FRAME] = word
+
     def release(self, pfn: Pfn) -> None:
         """Forget the contents of a frame: it reads as zeroes again and takes no room."""
         base = self._base.pop(pfn, 0)
         if base:
+            self._index = None
             self.words[base : base + WORDS_PER_FRAME] = 0
             self._free.append(base)
 
@@ -93,9 +101,11 @@ class PhysicalMemory:
         """The frames that exist: written at least once and not released since."""
         return map(Pfn, self._base)
 
-    def base(self, pfn: int) -> int:
-        """Where a frame begins in `words`; 0, the frame of zeroes, if it does not exist."""
-        return self._base.get(pfn, 0)
+    def frame_index(self) -> FrameIndex:
+        """Where in `words` frames are, for gathers; good until a frame is added or released."""
+        if self._index is None:
+            self._index = FrameIndex(self._base)
+        return self._index
 
     def copy(self) -> "PhysicalMemory":
         """Another memory with the same contents."""
@@ -103,6 +113,7 @@ class PhysicalMemory:
         twin._base = dict(self._base)
         twin._free = list(self._free)
         twin._used = self._used
+        twin._index = self._index
         twin._adopt(self.words.copy())
         return twin
 
@@ -121,6 +132,7 @@ class PhysicalMemory:
 
     def __setstate__(self, state: tuple[int, dict[int, int], list[int], int, NDArray[np.uint64]]) -> None:
         self.maxphyaddr, self._base, self._free, self._used, words = state
+        self._index = None
         self._adopt(words)
 
     def _add_frame(self, pfn: int) -> int:
@@ -132,6 +144,7 @@ class PhysicalMemory:
             if self._used > len(self.words):
                 self._adopt(np.concatenate([self.words, np.zeros_like(self.words)]))
         self._base[pfn] = base
+        self._index = None
         return base
 
     def _check(self, address: int, size: int) -> None:

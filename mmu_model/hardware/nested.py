@@ -5,9 +5,11 @@ entry of the guest that a walk reads and for the page that it ends in: 24 reads 
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from functools import partial
+from typing import ClassVar, Final, NamedTuple
 
 from mmu_model.hardware.access import Access, Kind
 from mmu_model.hardware.linear import LinearPaging
@@ -45,16 +47,26 @@ TABLE_UPDATE: Final = GuestPhysicalAccess(reads=True, writes=True, fetches=False
 PDPTE_READ: Final = GuestPhysicalAccess(reads=True, writes=False, fetches=False, purpose=Purpose.PDPTE)
 
 
+NO_EP4TA: Final = -1
+
+
 class SecondDimension(Paging[GuestPhysicalAccess]):
     """NPT or EPT: paging of guest-physical addresses.
 
     Attributes
     ----------
+    pdpte_registers :
+        Whether a guest with PAE paging has PDPTE registers, loaded with its CR3.
+    ep4ta :
+        What cached translations of guest-physical addresses are tagged with: with EPT the address of the
+        root, whatever the VPID (SDM vol. 3, 29.4.1); NO_EP4TA with NPT, where they belong to the ASID.
     table_access :
         What reading an entry of the guest's paging structures counts as.
 
     """
 
+    pdpte_registers: ClassVar[bool]
+    ep4ta: int
     table_access: GuestPhysicalAccess
 
     @abstractmethod
@@ -63,17 +75,42 @@ class SecondDimension(Paging[GuestPhysicalAccess]):
         `last`."""
 
 
-class GuestTables:
-    """A guest's paging structures, as a walk of them sees them: words at guest-physical addresses."""
+Translate = Callable[[GuestPhysicalAccess, int], Translation]
+"""The second dimension at work: the translation of a guest-physical address, or its fault raised."""
 
-    def __init__(self, memory: Words, paging: SecondDimension) -> None:
+
+class GuestTables:
+    """A guest's paging structures, as a walk of them sees them: words at guest-physical addresses.
+
+    Parameters
+    ----------
+    memory :
+        Host-physical memory.
+    host :
+        The second dimension.
+    how :
+        What reading an entry counts as, if not what `host` says of a walk.
+    translate :
+        How guest-physical addresses are translated, if not by a walk each time.
+
+    """
+
+    def __init__(
+        self,
+        memory: Words,
+        host: SecondDimension,
+        how: GuestPhysicalAccess | None = None,
+        translate: Translate | None = None,
+    ) -> None:
         self._memory = memory
-        self._paging = paging
+        self._host = host
+        self._how = how or host.table_access
+        self._translate = translate or partial(walk, memory, host)
         self._last: tuple[int, Translation]
 
     def read(self, address: int, size: int = 8) -> int:
-        """Translate the address by a walk of the second dimension, then read."""
-        there = walk(self._memory, self._paging, self._paging.table_access, address)
+        """Translate the address, then read."""
+        there = self._translate(self._how, address)
         self._last = address, there
         return self._memory.read(there.address, size)
 
@@ -81,7 +118,7 @@ class GuestTables:
         """Change the entry that was read last, through the same translation."""
         last_read, there = self._last
         assert last_read == address, "a walk changes only what it has just read"
-        self._paging.check_update(address, there)
+        self._host.check_update(address, there)
         return self._memory.compare_exchange(there.address, expected, value, size)
 
 

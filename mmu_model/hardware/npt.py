@@ -5,7 +5,7 @@ from typing import Final
 from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.faults import Fault, NestedPageFault, PageFault
 from mmu_model.hardware.linear import LinearPaging
-from mmu_model.hardware.nested import TABLE_WRITE, GuestPhysicalAccess, Purpose, SecondDimension
+from mmu_model.hardware.nested import NO_EP4TA, TABLE_WRITE, GuestPhysicalAccess, Purpose, SecondDimension
 from mmu_model.hardware.paging import Cause, Translation
 from mmu_model.hardware.registers import (
     CR0_PE,
@@ -49,6 +49,7 @@ class NestedPaging(SecondDimension):
 
     """
 
+    pdpte_registers = False  # APM vol. 2, 15.25.10
     table_access = TABLE_WRITE
 
     def __init__(self, ncr3: int, *, cr4: int, efer: int, maxphyaddr: int = 52) -> None:
@@ -62,6 +63,7 @@ class NestedPaging(SecondDimension):
         self._linear = linear = LinearPaging(registers)
         self.steps, self.inverted = linear.steps, linear.inverted
         self.roots, self.root_shift = linear.roots, linear.root_shift
+        self.ep4ta = NO_EP4TA
         self.top_shift, self.tops = _WIDTH[registers.mode], (0,)
 
     def permits(self, access: GuestPhysicalAccess, rights: int, entry: int) -> bool:

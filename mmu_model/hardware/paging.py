@@ -122,6 +122,11 @@ class Translation(NamedTuple):
     rights: int
     entry: int
 
+    def at(self, address: int) -> int:
+        """Where another address of the same page leads."""
+        offset = (1 << self.shift) - 1
+        return self.address & ~offset | address & offset
+
 
 class Paging(ABC, Generic[A]):
     """One kind of paging, ready to walk; `A` is the kind of access that it judges.
@@ -146,6 +151,11 @@ class Paging(ABC, Generic[A]):
     top_shift: int
     tops: Sequence[int]
     inverted: int
+
+    @property
+    def dirty(self) -> int:
+        """The dirty flag of an entry that maps a page; 0 if there is none."""
+        return self.steps[-1].dirty if self.steps else 0
 
     @abstractmethod
     def permits(self, access: A, rights: int, entry: int) -> bool:

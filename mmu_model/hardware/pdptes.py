@@ -2,10 +2,10 @@
 
 from mmu_model.hardware.faults import GeneralProtection
 from mmu_model.hardware.formats import mask
-from mmu_model.hardware.registers import Registers
+from mmu_model.hardware.linear import LinearPaging, Pdptes
+from mmu_model.hardware.nested import PDPTE_READ, GuestTables, SecondDimension
+from mmu_model.hardware.registers import Mode, Registers
 from mmu_model.hardware.walk import Words
-
-Pdptes = tuple[int, int, int, int]
 
 
 def load_pdptes(memory: Words, registers: Registers) -> Pdptes:
@@ -26,3 +26,35 @@ def load_pdptes(memory: Words, registers: Registers) -> Pdptes:
                 f"PDPTE{number} is {entry:#x}: reserved bits {entry & reserved:#x} are set"
             )
     return first, second, third, fourth
+
+
+def load_paging(
+    memory: Words,
+    registers: Registers,
+    host: SecondDimension | None = None,
+    loaded: Pdptes | None = None,
+) -> LinearPaging:
+    """What MOV CR3 sets up: paging by these registers, with the PDPTE registers where there are any.
+
+    Under EPT the PDPTEs are read like any guest-physical memory: as reads, and even if accessed and dirty
+    flags for EPT are on (SDM vol. 3, 29.3.5). Under NPT nothing is loaded (APM vol. 2, 15.25.10).
+
+    Parameters
+    ----------
+    memory, registers, host :
+        Host-physical memory, the registers as they will be, and a guest's second dimension.
+    loaded :
+        The PDPTE registers as they are, for a change of registers that does not load them.
+
+    Raises
+    ------
+    GeneralProtection
+        A PDPTE has reserved bits set.
+    EptViolation, EptMisconfiguration
+        The PDPTEs of the guest cannot be read.
+
+    """
+    if registers.mode is not Mode.PAE or (host and not host.pdpte_registers):
+        return LinearPaging(registers)
+    tables = GuestTables(memory, host, PDPTE_READ) if host else memory
+    return LinearPaging(registers, loaded or load_pdptes(tables, registers))

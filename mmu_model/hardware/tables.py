@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mmu_model.hardware.linear import LEVELS
+from mmu_model.hardware.formats import LEVELS
 from mmu_model.hardware.registers import Mode
 from mmu_model.hardware.types import PAGE_SIZE
 from mmu_model.hardware.walk import Words

@@ -1,8 +1,9 @@
 """The page walk: one routine for every mode, for linear addresses, NPT and EPT."""
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from mmu_model.hardware.paging import ALL_RIGHTS, PSE36_SHIFT, Cause, Paging, Translation
+from mmu_model.hardware.paging import ALL_RIGHTS, PSE36_SHIFT, Cause, Paging, Step, Translation
 from mmu_model.hardware.types import PAGE_SHIFT
 
 
@@ -32,7 +33,24 @@ class AccessToMemory(Protocol):
         """Whether memory is changed, so that the page becomes dirty."""
 
 
-def walk(memory: Words, paging: Paging[A], access: A, address: int) -> Translation:
+Start = tuple[int, int, int]
+"""Where a walk stands: the index of the next step, its table, and the rights that the levels above
+granted."""
+
+
+class TableCache(Protocol):
+    """Paging-structure caches: they let a walk begin lower down."""
+
+    def deepest(self, steps: Sequence[Step], address: int) -> Start | None:
+        """The lowest place where a walk of the address may begin."""
+
+    def keep(self, shift: int, address: int, start: Start) -> None:
+        """The entry for `address >> shift` leads to `start`."""
+
+
+def walk(
+    memory: Words, paging: Paging[A], access: A, address: int, tables: TableCache | None = None
+) -> Translation:
     """Translate one address, and set the accessed and dirty flags that this sets.
 
     At every level: read the entry, see that it is present and well formed, narrow the rights; then, unless it
@@ -50,6 +68,8 @@ def walk(memory: Words, paging: Paging[A], access: A, address: int) -> Translati
         What is to be done at the address.
     address :
         The address to translate.
+    tables :
+        The paging-structure caches, to begin at and to add to.
 
     Raises
     ------
@@ -61,16 +81,21 @@ def walk(memory: Words, paging: Paging[A], access: A, address: int) -> Translati
         raise paging.impossible(access, address)
     if not paging.steps:
         return Translation(address, 0, PAGE_SHIFT, ALL_RIGHTS, 0)
-    root = paging.roots[address >> paging.root_shift]
-    if root is None:
-        raise paging.fault(Cause.NOT_PRESENT, access, address, 0, 0)
-    return _descend(memory, paging, access, address, root)
+    start = tables.deepest(paging.steps, address) if tables is not None else None
+    if start is None:
+        root = paging.roots[address >> paging.root_shift]
+        if root is None:
+            raise paging.fault(Cause.NOT_PRESENT, access, address, 0, 0)
+        start = 0, root, ALL_RIGHTS
+    return _descend(memory, paging, access, address, start, tables)
 
 
-def _descend(memory: Words, paging: Paging[A], access: A, address: int, table: int) -> Translation:
-    """The walk from the root on."""
-    rights = ALL_RIGHTS
-    for step in paging.steps:
+def _descend(
+    memory: Words, paging: Paging[A], access: A, address: int, start: Start, tables: TableCache | None
+) -> Translation:
+    """The walk from `start` on."""
+    index, table, rights = start
+    for step in paging.steps[index:]:
         size = step.entry_size
         where = table + (address >> step.shift & step.index_mask) * size
         entry = memory.read(where, size)
@@ -87,14 +112,17 @@ def _descend(memory: Words, paging: Paging[A], access: A, address: int, table: i
 
         missing = step.accessed & ~entry
         if missing and not memory.compare_exchange(where, entry, entry | missing, size):
-            return walk(memory, paging, access, address)
+            return walk(memory, paging, access, address, tables)
         table = entry & shape.address
+        if tables is not None:
+            index += 1
+            tables.keep(step.shift, address, (index, table, rights))
 
     if not paging.permits(access, rights, entry):
         raise paging.fault(Cause.DENIED, access, address, rights, entry)
     missing = (step.accessed | step.dirty if access.writes else step.accessed) & ~entry
     if missing and not memory.compare_exchange(where, entry, entry | missing, size):
-        return walk(memory, paging, access, address)
+        return walk(memory, paging, access, address, tables)
 
     offset = (1 << step.shift) - 1
     page = entry & shape.address | (entry & shape.high) << PSE36_SHIFT

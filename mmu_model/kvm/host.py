@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from mmu_model.hardware.memory import PhysicalMemory
-from mmu_model.hardware.types import PAGE_SHIFT, WORDS_PER_FRAME, Hpa, Pfn
+from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.types import PAGE_OFFSET, Kva, Sptep, pa, va
 
 _KERNEL_FRAMES: Final = 0x1000
@@ -48,9 +48,7 @@ class Host:
             self._next_frame += 1
         hpa = Hpa(pfn << PAGE_SHIFT)
         if fill:
-            self.memory.write(hpa, fill)
-            base = self.memory.base(pfn)
-            self.memory.words[base : base + WORDS_PER_FRAME] = fill
+            self.memory.fill(pfn, fill)
         return va(hpa)
 
     def free_page(self, page: Kva) -> None:

@@ -1,7 +1,8 @@
 """The guest's control registers, as it or the process loads them (x86.c)."""
 
 from mmu_model.hardware.faults import GeneralProtection
-from mmu_model.hardware.pdptes import Pdptes, load_pdptes
+from mmu_model.hardware.linear import Pdptes
+from mmu_model.hardware.pdptes import load_pdptes
 from mmu_model.hardware.registers import Mode, Registers
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.vcpu import KvmVcpu

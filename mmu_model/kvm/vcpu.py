@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from mmu_model.hardware.faults import PageFault
-from mmu_model.hardware.pdptes import Pdptes
+from mmu_model.hardware.linear import Pdptes
 from mmu_model.hardware.registers import Registers
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemslots

@@ -1,7 +1,5 @@
 """Nested paging: the guest's walk over the host's tables, and the exits."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from mmu_model.hardware import (
@@ -11,7 +9,6 @@ from mmu_model.hardware import (
     CR4_PAE,
     CR4_PSE,
     EFER_LMA,
-    EFER_NXE,
     ERROR_ID,
     ERROR_P,
     ERROR_RSVD,
@@ -21,7 +18,6 @@ from mmu_model.hardware import (
     EXIT_INFO_TABLE,
     Access,
     CountedWords,
-    Fault,
     Kind,
     LinearPaging,
     LogicalProcessor,
@@ -35,65 +31,11 @@ from mmu_model.hardware import (
     access,
     walk_nested,
 )
-from mmu_model.hardware.tables import PageTables, frames_from
-from tests.hardware.machine import CR4, MAXPHYADDR, MODES, Machine
+from tests.hardware.guest import GPA, HOST_OFFSET, VA, NptGuest
+from tests.hardware.machine import MODES
 
 P, W, U, A, D, XD = 1, 2, 4, 1 << 5, 1 << 6, 1 << 63
-HOST_OFFSET = 0x4000_0000
-VA, GPA = 0x1234_5000, 0x0020_0000
 READ, WRITE, FETCH = (access(kind) for kind in Kind)
-
-
-@dataclass
-class Guest:
-    """A guest with its tables at guest-physical 0x100000, and nested tables that add 1 GiB to its addresses.
-
-    The guest maps VA to GPA. Nested tables map as many 4-KiB pages as the guest has touched.
-    """
-
-    mode: Mode
-    host_mode: Mode = Mode.FOUR_LEVEL
-    host_nxe: bool = True
-
-    def __post_init__(self) -> None:
-        self.memory = PhysicalMemory(MAXPHYADDR)
-        self.nested = PageTables(self.memory, self.host_mode, frames_from(0x10_0000))
-        own = Machine(self.mode)
-        if self.mode is not Mode.OFF:
-            own.tables.map(VA, GPA)
-        self.table_gpas = sorted(pfn << 12 for pfn in own.memory.frames())
-        for pfn in own.memory.frames():
-            for index, word in enumerate(own.memory.frame(pfn)):
-                if word:
-                    self.memory.write((pfn << 12) + HOST_OFFSET + index * 8, int(word))
-        for gpa in [*self.table_gpas, GPA, VA]:
-            self.nested.map(gpa, gpa + HOST_OFFSET)
-        self.own = own
-
-    @property
-    def paging(self) -> NestedPaging:
-        efer = (EFER_NXE if self.host_nxe else 0) | (EFER_LMA if self.host_mode.is_long else 0)
-        return NestedPaging(self.nested.root, cr4=CR4[self.host_mode], efer=efer, maxphyaddr=MAXPHYADDR)
-
-    @property
-    def registers(self) -> Registers:
-        if self.mode is Mode.OFF:
-            return Registers(maxphyaddr=MAXPHYADDR)
-        return self.own.registers()
-
-    def walk(self, how: Access, address: int = VA) -> NestedTranslation | Fault:
-        try:
-            return walk_nested(self.memory, LinearPaging(self.registers), self.paging, how, address)
-        except Fault as fault:
-            return fault
-
-    def nested_entry(self, gpa: int, level: int = 1) -> int:
-        return self.nested.entry_address(gpa, level)
-
-    def change(self, gpa: int, *, level: int = 1, clear: int = 0, add: int = 0) -> None:
-        where = self.nested_entry(gpa, level)
-        size = 4 if self.host_mode is Mode.THIRTY_TWO_BIT else 8
-        self.memory.write(where, self.memory.read(where, size) & ~clear | add, size)
 
 
 def exit_info(result: object) -> tuple[int, int]:
@@ -105,7 +47,7 @@ def exit_info(result: object) -> tuple[int, int]:
 @pytest.mark.parametrize("host_mode", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
 def test_every_guest_mode_over_every_host_mode(mode: Mode, host_mode: Mode) -> None:
-    result = Guest(mode, host_mode).walk(WRITE, VA | 0x18)
+    result = NptGuest(mode, host_mode).walk(WRITE, VA | 0x18)
     assert isinstance(result, NestedTranslation)
     gpa = (VA if mode is Mode.OFF else GPA) | 0x18
     assert (result.guest.address, result.host.address) == (gpa, gpa + HOST_OFFSET)
@@ -124,7 +66,7 @@ def test_every_guest_mode_over_every_host_mode(mode: Mode, host_mode: Mode) -> N
 )
 def test_the_memory_references_of_a_walk(mode: Mode, host_mode: Mode, references: int) -> None:
     """g levels over h levels: g entries, and h entries for each of them and for the page."""
-    guest = Guest(mode, host_mode)
+    guest = NptGuest(mode, host_mode)
     counted = CountedWords(guest.memory)
     walk_nested(counted, LinearPaging(guest.registers), guest.paging, READ, VA)
     assert counted.reads == references
@@ -134,7 +76,7 @@ def test_the_memory_references_of_a_walk(mode: Mode, host_mode: Mode, references
 @pytest.mark.parametrize("user", [False, True])
 def test_a_page_that_is_not_present(how: Access, user: bool) -> None:
     """EXITINFO1: user in any case, the access's kind, bit 32. EXITINFO2: the guest-physical address."""
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(GPA, clear=P)
     result = guest.walk(access(how.kind, user=user), VA | 0x123)
     kind = how.error_code & (ERROR_WR | ERROR_ID)
@@ -143,29 +85,29 @@ def test_a_page_that_is_not_present(how: Access, user: bool) -> None:
 
 def test_a_table_that_is_not_present() -> None:
     """Bit 33, and a write even when the guest only reads; EXITINFO2 is the address of the guest's entry."""
-    for number, table in enumerate(Guest(Mode.FOUR_LEVEL).table_gpas):
-        guest = Guest(Mode.FOUR_LEVEL)
+    for number, table in enumerate(NptGuest(Mode.FOUR_LEVEL).table_gpas):
+        guest = NptGuest(Mode.FOUR_LEVEL)
         guest.change(table, clear=P)
         index = VA >> (39 - 9 * number) & 511
         assert exit_info(guest.walk(FETCH)) == (ERROR_US | ERROR_WR | EXIT_INFO_TABLE, table + index * 8)
 
 
 def test_a_table_must_be_writable_for_the_guest_to_be_walked() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(guest.table_gpas[2], clear=W)
     info, _ = exit_info(guest.walk(READ))
     assert info == ERROR_P | ERROR_US | ERROR_WR | EXIT_INFO_TABLE
 
 
 def test_nested_entries_must_be_user() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(GPA, clear=U)
     info, _ = exit_info(guest.walk(READ))
     assert info == ERROR_P | ERROR_US | EXIT_INFO_PAGE
 
 
 def test_host_nx() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(GPA, add=XD)
     assert isinstance(guest.walk(READ), NestedTranslation)
     info, _ = exit_info(guest.walk(FETCH))
@@ -173,13 +115,13 @@ def test_host_nx() -> None:
 
 
 def test_host_nx_of_a_table_does_not_matter() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(guest.table_gpas[0], add=XD)
     assert isinstance(guest.walk(FETCH), NestedTranslation)
 
 
 def test_without_host_nxe_a_fetch_is_not_told_and_nx_is_reserved() -> None:
-    guest = Guest(Mode.FOUR_LEVEL, host_nxe=False)
+    guest = NptGuest(Mode.FOUR_LEVEL, host_nxe=False)
     guest.change(GPA, clear=P)
     assert exit_info(guest.walk(FETCH))[0] == ERROR_US | EXIT_INFO_PAGE
     guest.change(GPA, add=P | XD)
@@ -187,7 +129,7 @@ def test_without_host_nxe_a_fetch_is_not_told_and_nx_is_reserved() -> None:
 
 
 def test_reserved_bits_of_nested_entries() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(GPA, level=2, add=1 << 46)
     info, _ = exit_info(guest.walk(WRITE))
     assert info & ERROR_RSVD
@@ -195,19 +137,19 @@ def test_reserved_bits_of_nested_entries() -> None:
 
 def test_nested_accessed_and_dirty() -> None:
     """A read of the page leaves it clean; the tables are dirty, for reading them counts as a write."""
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.walk(READ)
-    assert guest.memory.read(guest.nested_entry(GPA)) & (A | D) == A
+    assert guest.entry(GPA) & (A | D) == A
     for table in guest.table_gpas:
-        assert guest.memory.read(guest.nested_entry(table)) & (A | D) == A | D
+        assert guest.entry(table) & (A | D) == A | D
     guest.walk(WRITE)
-    assert guest.memory.read(guest.nested_entry(GPA)) & (A | D) == A | D
+    assert guest.entry(GPA) & (A | D) == A | D
 
 
 def test_the_guests_own_fault_comes_first() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(GPA, clear=P)
-    leaf = guest.table_gpas[3] + (VA >> 12 & 511) * 8 + HOST_OFFSET
+    leaf = guest.own_entry()
     guest.memory.write(leaf, guest.memory.read(leaf) & ~W)
     result = guest.walk(WRITE)
     assert isinstance(result, PageFault)
@@ -215,17 +157,17 @@ def test_the_guests_own_fault_comes_first() -> None:
 
 
 def test_the_guests_flags_are_set_before_the_page_faults() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(GPA, clear=P)
-    leaf = guest.table_gpas[3] + (VA >> 12 & 511) * 8 + HOST_OFFSET
+    leaf = guest.own_entry()
     exit_info(guest.walk(WRITE))
     assert guest.memory.read(leaf) & (A | D) == A | D
 
 
 def test_pdptes_of_a_guest_are_read_on_each_walk() -> None:
     """APM 15.25.10: a PDPTE with reserved bits is a page fault of the access, no #GP at CR3 load."""
-    guest = Guest(Mode.PAE)
-    pdpte = guest.own.tables.entry_address(VA, 3) + HOST_OFFSET
+    guest = NptGuest(Mode.PAE)
+    pdpte = guest.own_entry(3)
     guest.memory.write(pdpte, guest.memory.read(pdpte) | 1 << 5)
     result = guest.walk(READ)
     assert isinstance(result, PageFault)
@@ -247,13 +189,14 @@ def test_an_address_beyond_the_width_of_the_host_paging(host_mode: Mode, width: 
 
 
 def test_a_processor_runs_a_guest() -> None:
-    guest = Guest(Mode.FOUR_LEVEL)
+    guest = NptGuest(Mode.FOUR_LEVEL)
     cpu = LogicalProcessor(guest.memory)
     cpu.enter_guest(guest.registers, guest.paging)
     cpu.write(VA, 0x1122_3344_5566_7788, cpl=3)
     assert cpu.read(VA + 4, 4) == 0x1122_3344
     assert guest.memory.read(GPA + HOST_OFFSET) == 0x1122_3344_5566_7788
     guest.change(GPA, clear=W)
+    cpu.flush_asid()
     with pytest.raises(NestedPageFault):
         cpu.write(VA, 0)
     cpu.exit_guest()

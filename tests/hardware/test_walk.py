@@ -30,8 +30,7 @@ from mmu_model.hardware import (
     access,
     walk,
 )
-from mmu_model.hardware.formats import fields
-from mmu_model.hardware.linear import LEVELS
+from mmu_model.hardware.formats import LEVELS, fields
 from tests.hardware.machine import MAXPHYADDR, MODES, Machine
 
 P, W, U, A, D, PS, XD = 1, 2, 4, 1 << 5, 1 << 6, 1 << 7, 1 << 63

@@ -113,10 +113,14 @@ class TestRegen:
         assert_refused(mmuspec("regen", "other.rst"), "describes no field")
 
     def test_broken_markup_is_refused_with_its_line(self, here: Path) -> None:
-        (here / "broken.rst").write_text(
-            GADGET + "\nUp\n##\n\nover\n=====\n\nDown\n~~~~\n\n=====\nMore\n~~~~~\n"
-        )
-        assert_refused(mmuspec("regen", "broken.rst"), "broken RST")
+        (here / "broken.rst").write_text(GADGET + "\n=====\nMore\n~~~~~\n")
+        line = len(GADGET.splitlines()) + 2
+        result = mmuspec("regen", "broken.rst")
+        assert_refused(result, f"broken.rst:{line}: error: broken RST: Title overline")
+
+    def test_plain_text_is_no_broken_markup(self, here: Path) -> None:
+        (here / "old.txt").write_text(GADGET + "\n=====\nMore\n~~~~~\n")
+        assert mmuspec("regen", "old.txt").exit_code == 0
 
 
 class TestCheck:

@@ -226,6 +226,7 @@ def test_a_violation_of_a_dead_id(suite: pytest.Pytester) -> None:
 def test_a_verdict_without_its_evidence(suite: pytest.Pytester, wanted: str, message: str) -> None:
     verdict(suite, WAKES, wanted)
     assert_error(suite, f"{WAKES}: {message}")
+    suite.runpytest_subprocess().stdout.re_match_lines([rf".*spec/slots\.yaml:\d+: error: {WAKES}: .*"])
     run = suite.runpytest_subprocess("-k", "one_key")
     assert run.ret == 0
 

@@ -51,14 +51,3 @@ def _beside(directory: Path, content: str | bytes) -> Path:
         beside.unlink(missing_ok=True)
         raise
     return beside
-
-
-def find_second(directory: Path, text: str) -> tuple[Path, int]:
-    """File and line of the second place where a line has `text` and nothing behind it."""
-    places = [
-        (path, number)
-        for path in sorted(directory.glob("*.yaml"))
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if line.strip().removeprefix("- ") == text
-    ]
-    return places[1] if len(places) > 1 else (directory, 1)

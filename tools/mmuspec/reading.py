@@ -15,7 +15,7 @@ from mmuspec.fetch.content import read_file
 from mmuspec.spec import Spec
 from mmuspec.specfiles import load_spec
 
-# Documents older than 4.20 are plain text that docutils makes what it can of.
+# What the page was before it became RST: docutils makes of it what it can.
 NOT_RST = (".txt", ".txt.gz")
 
 

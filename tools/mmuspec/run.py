@@ -18,7 +18,7 @@ from mmuspec.home import spec_directory
 from mmuspec.results import Evidence, Findings, Results, Test
 from mmuspec.similarity import nearest
 from mmuspec.spec import REFUTED, Spec, Verdict
-from mmuspec.specfiles import load_spec
+from mmuspec.specfiles import load_spec, places_of
 from mmuspec.status import Status
 from mmuspec.violations import DECLARED
 
@@ -204,7 +204,8 @@ class Run:
                 refutes = verdict in REFUTED
                 if (statement.id, refutes) not in marks:
                     what = "refuting test" if refutes else "test"
-                    yield f"{self.directory}: error: {statement.id}: the verdict {verdict} has no {what}"
+                    path, line = places_of(self.directory, statement.id)[0]
+                    yield f"{path}:{line}: error: {statement.id}: the verdict {verdict} has no {what}"
 
     def _violations_unnoticed(self) -> Iterator[str]:
         """Each violation must be noticed, by an assertion, by a test of each statement that it breaks."""

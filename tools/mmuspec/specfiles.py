@@ -158,8 +158,19 @@ def _ids_are_unique(spec: Spec, directory: Path) -> None:
     for ids in ([s.id for s in spec.everything()], [item.id for item in spec.items]):
         twice = next((one for one in ids if ids.count(one) > 1), None) if len(set(ids)) < len(ids) else None
         if twice:
-            path, line = folder.find_second(directory, f"id: {twice}")
+            path, line = places_of(directory, twice)[-1]
             raise Problem(f"duplicate id {twice}; give one of the two another", path, line)
+
+
+def places_of(directory: Path, given_id: str) -> list[tuple[Path, int]]:
+    """File and line of every item and statement in a spec folder that has this id; the folder if none is found."""
+    found = [
+        (path, number)
+        for path in sorted(directory.glob("*.yaml"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if line.strip().removeprefix("- ") in (f"id: {given_id}", f"id: '{given_id}'", f'id: "{given_id}"')
+    ]
+    return found or [(directory, 1)]
 
 
 def _sections(spec: Spec) -> dict[str, dict[str, Any]]:

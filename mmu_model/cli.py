@@ -1,0 +1,91 @@
+"""The command `mmu-model`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Run the reference model of x86 paging and of KVM's MMUs."""
+
+
+@main.command()
+@click.argument("file", metavar="[FILE]", default="-")
+def walk(file: str) -> None:
+    """Answer page walks: a JSON case a line in, a JSON answer a line out.
+
+    Reads standard input if no FILE is given. A line that is no case is answered with an error; the exit
+    status then is 2.
+    """
+    from mmu_model.hardware.walk_filter import answer_lines
+
+    try:
+        with click.open_file(file, "rb") as lines:
+            bad = answer_lines(lines, sys.stdout)
+    except BrokenPipeError:  # whoever reads the answers has had enough; click ends in silence
+        raise
+    except OSError as error:
+        _fail(f"{file}: error: {error.strerror or error}")
+    if bad:
+        name = "standard input" if file == "-" else file
+        _fail(f"{name}:{bad[0]}: error: no case, as its answer says; {len(bad)} such lines in all")
+
+
+@main.command("access-matrix")
+@click.option("--paging", type=click.Choice(["4-level", "5-level"]), default="4-level", show_default=True)
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")
+@click.option(
+    "--checkpoint",
+    "checkpoint_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to keep what has been checked until all is.  [default: in the user's cache]",
+)
+def access_matrix(paging: str, scheduler: str | None, checkpoint_file: Path | None) -> None:
+    """Check every combination of entry flags, CPU controls and accesses.
+
+    Three answers must agree on each: the rules of the manual, the batch walk and the single walk. The exit
+    status is 1 if they do not. Work that was stopped is taken up again where it stopped.
+    """
+    from mmu_model.campaign import CampaignError, all_cores, cluster
+    from mmu_model.hardware.matrix.combinations import BLOCKS
+    from mmu_model.hardware.matrix.run import checkpoint, run
+    from mmu_model.hardware.registers import Mode
+    from mmu_model.progress import progress_bar
+
+    begin = time.monotonic()
+    file = checkpoint_file or _cache() / f"access-matrix-{paging}.jsonl"
+    try:
+        done = checkpoint(file, Mode(paging))
+        executor = cluster(scheduler) if scheduler else all_cores
+        with progress_bar("access matrix", len(BLOCKS)) as advance_to:
+            summary = run(Mode(paging), executor, done, lambda so_far: advance_to(so_far.blocks))
+    except CampaignError as error:
+        _fail(str(error) if ": error: " in str(error) else f"error: {error}")
+    except OSError as error:
+        _fail(f"{error.filename or file}: error: {error.strerror or error}")
+    except KeyboardInterrupt:
+        click.echo("stopped; what has been checked is kept, the same command goes on from there", err=True)
+        sys.exit(130)
+    click.echo(
+        f"{paging} paging: {summary.combinations:,} combinations, {summary.disagreements:,} disagreements"
+        f" ({summary.single_walks:,} single walks made, {time.monotonic() - begin:.1f} s)"
+    )
+    for description in summary.described:
+        click.echo(description)
+    sys.exit(1 if summary.disagreements else 0)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kvm-mmu-conformance"
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(2)

@@ -105,10 +105,8 @@ def nonleaf_sptes_point_at_copies(model: BrokenModel) -> None:
     def twin_of(child: int) -> int:
         host = hosts[-1]
         twin = host.alloc_page()
-        base = host.memory.base(Pfn(child >> PAGE_SHIFT))
-        host.memory.write(pa(twin), 0)
-        place = host.memory.base(Pfn(pa(twin) >> PAGE_SHIFT))
-        host.memory.words[place : place + 512] = host.memory.words[base : base + 512]
+        for index, word in enumerate(host.memory.frame(Pfn(child >> PAGE_SHIFT))):
+            host.memory.write(pa(twin) + 8 * index, int(word))
         host.page_private[pa(twin) >> PAGE_SHIFT] = host.page_private[child >> PAGE_SHIFT]
         return pa(twin)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmuspec.drift import of_documents, of_spec
 from mmuspec.extract import extract
 from mmuspec.merge import merge
 from mmuspec.specfiles import load_spec
+from mmuspec.text import fold
 
 SPEC = Path(__file__).parents[2] / "spec"
 PATH = "Documentation/virt/kvm/x86/mmu.rst"
@@ -78,3 +80,23 @@ def test_the_difference_has_the_classes_a_reviewer_expects(documents: dict[str, 
     assert classes["unsync_child_bitmap/locates-unsync-pages"] == "wording"
     assert "ptep/tdp-only-union" in drift.added
     assert drift.moved == ()
+
+
+def as_plain_text(source: str) -> str:
+    """The page laid out as it was before it became RST: no table, no literal block, few blank lines."""
+    source = re.sub(r"^={3,}\n(?=The)|^\.\. .*\n\n", "", source, flags=re.MULTILINE)
+    source = re.sub(r"^- ([a-z ]+):\n\s+", r"- \1:   ", source, flags=re.MULTILINE)
+    source = re.sub(r"^====  =+\n", "", source, flags=re.MULTILINE)
+    source = source.replace("guests::", "guests:")
+    source = re.sub(r"\n\n(?=\s+(?:non-tdp:|nonpaging:| ?Nested guests:))", "\n", source)
+    source = re.sub(r"(events|follows|be|updates|cr3|efer):\n\n(?=\s*- )", r"\1:\n", source)
+    return re.sub(r"(?<=[a-z.)\]])\n\n(?=\s+- )", "\n", source)
+
+
+def test_older_layouts_state_the_same(real_document: dict[str, str]) -> None:
+    for text in real_document.values():
+        plain = as_plain_text(text)
+        assert len(plain.splitlines()) < len(text.splitlines()) - 20
+        before = [fold(s.text.replace("::", ":")) for s in extract(text, PATH)[0].statements]
+        after = [s.text for s in extract(plain, "mmu.txt")[0].statements]
+        assert after == before

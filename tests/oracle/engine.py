@@ -36,6 +36,7 @@ EXIT_NPF = 0x100 + svm.EXIT_NPF
 _EFLAGS_RESERVED = 1 << 1
 _EFLAGS_AC = 1 << 18
 _FRAMES_KEPT = 4096
+_TRANSLATIONS_KEPT = 4 << 20  # bytes; each fetch leaves one that is never used again
 _READ_WRITE = uc.UC_PROT_READ | uc.UC_PROT_WRITE
 _SUPERVISOR_DATA = 0x00CF_9300_0000_FFFF
 _USER_CODE_64 = 0x0020_FB00_0000_0000
@@ -52,6 +53,7 @@ class Engine:
         self._rax = x86.UC_X86_REG_RAX if long else x86.UC_X86_REG_EAX
         model = x86.UC_CPU_X86_EPYC if nested else x86.UC_CPU_X86_ICELAKE_SERVER
         self._uc: Any = uc.Uc(uc.UC_ARCH_X86, uc.UC_MODE_64 if long else uc.UC_MODE_32, model)
+        self._uc.ctl_set_tcg_buffer_size(_TRANSLATIONS_KEPT)
         self._uc.mem_map(WINDOW, WINDOW_SIZE)
         self._scaffold = Scaffold(self._uc)
         self._frames: set[int] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.oracle import departures, emulator, frames
+from tests.oracle.__main__ import main, report
 from tests.oracle.case import (
     CR0_PE,
     CR0_PG,
@@ -330,7 +333,8 @@ def test_nested_nx_over_guest_tables_is_left_out() -> None:
     """The case is recognized; run all the same, it crashes the emulator, else the rule has had its day."""
     case = replace(NESTED, memory=NESTED.memory | {0xA000: (0x87 | 1 << 63, 8)})
     program = (
-        "import json, sys; from tests.oracle import emulator; from tests.oracle.case import case_from_json;"
+        "import json, resource, sys; resource.setrlimit(resource.RLIMIT_CORE, (0, 0));"
+        "from tests.oracle import emulator; from tests.oracle.case import case_from_json;"
         "emulator.run(case_from_json(json.loads(sys.argv[1])))"
     )
 
@@ -407,3 +411,32 @@ def test_a_walker_with_a_fault_is_found_and_the_case_made_small(name: str, flag:
     assert len(smallest.case.memory) <= len(found[0].case.memory)
     assert compare(smallest.case, expected(smallest.case), walker) is not None
     assert smallest.case.line() in str(smallest)
+
+
+# The command
+
+
+def test_the_command_compares_and_counts() -> None:
+    """Exit 0, every case accounted for."""
+    result = CliRunner().invoke(main, ["--cases", "150", "--seed", "1", "--jobs", "1"])
+
+    assert result.exit_code == 0, result.output
+    assert "4-level over 4-level" in result.output
+    compared = int(result.output.splitlines()[-1].split()[0])
+    left_out = [line for line in result.output.splitlines() if line.startswith("left out")]
+    assert compared + sum(int(line.rsplit(": ")[-1]) for line in left_out) == 150
+    assert result.output.endswith(" 0 disagreements\n")
+
+
+def test_a_disagreement_is_reported_once_a_kind_as_a_line_for_the_walker(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The line in the report is a case that can be piped into the walker."""
+    tally = run(SEED, range(25), lambda case: truthful(case) | {"pa": "0x1"})
+
+    report(tally, lambda case: truthful(case) | {"pa": "0x1"})
+
+    lines = capsys.readouterr().out.splitlines()
+    cases = [case_from_json(json.loads(line)) for line in lines if line.startswith("{")]
+    assert len(cases) == len(tally.by_kind()) > 3
+    assert f"{len(tally.disagreements):,} disagreements" in lines[-1]

@@ -3,7 +3,7 @@
 The reader's rules, each a small function below:
 
 - text on adjoining lines is one paragraph, whatever its indentation;
-- a list entry that begins with a hanging line is a paragraph, not a definition;
+- a list entry, or a long line, with text hanging below it is a paragraph, not a definition;
 - a paragraph of ``word   text`` lines is a table of two columns;
 - a line that no node accounts for is a paragraph of its own: no word is ever lost.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import cast
 
 from docutils import nodes
@@ -33,6 +34,7 @@ from mmuspec.outline import (
 from mmuspec.spacing import INSERTED, spaced
 
 WORD = re.compile(r"[^\W_]")
+LONGEST_TERM = 8  # words
 EXPLICIT_MARKUP = re.compile(r"\s*(\.\. |__ )")
 COLUMNS = re.compile(r"(\S*[^\s:])\s{2,}(?=\S)")
 
@@ -87,7 +89,7 @@ class _Outliner:
             case nodes.bullet_list() | nodes.enumerated_list():
                 yield Listing([Entry(self._entry(item, level)) for item in _elements(node)])
             case nodes.definition_list() | nodes.field_list() | nodes.option_list():
-                yield Listing([self._definition(item, level) for item in _elements(node)], definitions=True)
+                yield from _definitions([self._definition(item, level) for item in _elements(node)])
             case nodes.table():
                 yield Table([*self._rows(node, level)])
             case nodes.line_block():
@@ -217,13 +219,31 @@ def _hanging(blocks: list[Block]) -> list[Block]:
     first = blocks[0] if blocks else None
     if not isinstance(first, Listing) or not first.definitions or len(first.entries) != 1:
         return blocks
-    entry = first.entries[0]
+    return [*_as_paragraph(first.entries[0]), *blocks[1:]]
+
+
+def _definitions(entries: list[Entry]) -> Iterator[Block]:
+    """A list of definitions, less what is text with a hanging first line: nobody defines a whole sentence."""
+    for is_text, group in groupby(entries, key=_begins_a_sentence):
+        if is_text:
+            yield from (block for entry in group for block in _as_paragraph(entry))
+        else:
+            yield Listing([*group], definitions=True)
+
+
+def _begins_a_sentence(entry: Entry) -> bool:
+    term = entry.term.plain.rstrip() if entry.term else ""
+    return not term.endswith(":") and len(term.split()) > LONGEST_TERM
+
+
+def _as_paragraph(entry: Entry) -> list[Block]:
+    """Term and text as one paragraph where the one goes on in the other."""
     if entry.term is None:
-        return blocks
+        return entry.blocks
     text = entry.blocks[0] if entry.blocks else None
     if isinstance(text, Paragraph) and entry.term.adjoins(text.run):
-        return [Paragraph(entry.term.joined(text.run)), *entry.blocks[1:], *blocks[1:]]
-    return [Paragraph(entry.term), *entry.blocks, *blocks[1:]]
+        return [Paragraph(entry.term.joined(text.run)), *entry.blocks[1:]]
+    return [Paragraph(entry.term), *entry.blocks]
 
 
 def _as_columns(paragraph: Paragraph) -> Paragraph | Table:

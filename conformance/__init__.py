@@ -1,0 +1,1 @@
+"""Does the document hold? Tests by its sections, and predicates on what real kernels built."""

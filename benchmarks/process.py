@@ -1,9 +1,7 @@
 """Whole processes, measured from outside."""
 
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,16 +15,26 @@ class Cost(NamedTuple):
     mib: float
 
 
+LAUNCHER = """
+import os, sys, time
+begin = time.perf_counter()
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[
+    (os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)])
+_, status, usage = os.wait4(pid, 0)
+print(time.perf_counter() - begin, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status))
+"""
+
+
 def cost(command: Sequence[str]) -> Cost:
-    """One run. Raises RuntimeError if the command fails: then there is nothing to measure."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    took = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
-    return Cost(took, usage.ru_maxrss / 1024)
+    """One run, started by a small process: a child counts the memory of what started it as its own.
+
+    Raises RuntimeError if the command fails: then there is nothing to measure.
+    """
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
+    seconds, mib, status = subprocess.run(launcher, check=True, capture_output=True, text=True).stdout.split()
+    if status != "0":
+        raise RuntimeError(f"{' '.join(command)} ended with status {status}")
+    return Cost(float(seconds), float(mib))
 
 
 def costs(*commands: Sequence[str], rounds: int = ROUNDS) -> list[Cost]:

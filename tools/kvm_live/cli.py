@@ -19,6 +19,7 @@ from mmu_model.snapshot import MmuKind, RecordingError
 
 from .compare import compare
 from .errors import LiveError
+from .kernels import EXPLANATIONS, explain
 from .record import plan, record
 
 CONFORMANCE = Path(__file__).resolve().parents[2] / "conformance"
@@ -78,9 +79,19 @@ def record_command(kernel: str, mmu: str, output: Path, scenarios: tuple[str, ..
 @main.command("compare")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-def compare_command(first: Path, second: Path) -> None:
-    """Compares two recordings, or all in two folders; 0 equal, 1 different."""
+@click.option(
+    "--explain",
+    "explained",
+    is_flag=True,
+    help="FIRST is of 6.1, SECOND of 6.12: count what is known to differ, list the rest.",
+)
+def compare_command(first: Path, second: Path, *, explained: bool) -> None:
+    """Compares two recordings, or all in two folders; 0 equal, 1 different (with --explain: unexplained)."""
     lines = list(compare(first, second))
+    if explained:
+        counts, lines = explain(lines)
+        for explanation in EXPLANATIONS:
+            click.echo(f"{counts[explanation.key]:6} {explanation.key}: {explanation.why}")
     for line in lines:
         click.echo(line)
     raise SystemExit(1 if lines else 0)

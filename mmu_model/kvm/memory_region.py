@@ -1,5 +1,7 @@
 """KVM_SET_USER_MEMORY_REGION: the process says which guest frames its memory backs (kvm_main.c)."""
 
+from typing import Final
+
 from mmu_model.hardware.types import PAGE_SHIFT, PAGE_SIZE, Gfn
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import (
@@ -12,6 +14,9 @@ from mmu_model.kvm.memslot import (
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
+
+KVM_MEMSLOT_PAGES_TO_MMU_PAGES_RATIO: Final = 50
+KVM_MIN_ALLOC_MMU_PAGES: Final = 64
 
 
 def add_memory_region(
@@ -33,6 +38,7 @@ def add_memory_region(
     )
     slots.replace(None, slot)
     kvm_swap_active_memslots(slots)
+    _set_n_max_mmu_pages(kvm)
     return slot
 
 
@@ -47,11 +53,19 @@ def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
     kvm_mmu_zap_all_fast(kvm)
     slots.replace(slot, None)
     kvm_swap_active_memslots(slots)
+    _set_n_max_mmu_pages(kvm)
 
 
 def kvm_swap_active_memslots(slots: KvmMemslots) -> None:
     """The changed set of slots takes effect: its generation tells that caches of the old one are out of date."""
     slots.generation += KVM_ADDRESS_SPACE_NUM
+
+
+def _set_n_max_mmu_pages(kvm: Kvm) -> None:
+    """A page for each 50 of memory, all address spaces taken together (x86.c:
+    kvm_arch_commit_memory_region)."""
+    pages = sum(slot.npages for slots in kvm.memslots for slot in slots)
+    kvm.n_max_mmu_pages = max(pages // KVM_MEMSLOT_PAGES_TO_MMU_PAGES_RATIO, KVM_MIN_ALLOC_MMU_PAGES)
 
 
 def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:

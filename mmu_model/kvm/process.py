@@ -1,6 +1,6 @@
 """The process that uses KVM: its memory is the guest's, and the host maps it as it likes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
@@ -32,7 +32,7 @@ class HostMapping:
 
 @dataclass(frozen=True, slots=True)
 class _Area:
-    """Memory that was mapped in one go."""
+    """Memory that was mapped in one go; addresses are counted in pages, and so are frames."""
 
     start: int
     npages: int
@@ -40,15 +40,20 @@ class _Area:
     level: int
     writable: bool
 
+    def frame(self, page: int) -> Pfn:
+        """The frame of a page of the area."""
+        return Pfn(self.pfn + page - self.start)
+
     def mapping(self, page: int) -> HostMapping:
-        """`page` counts from the start of the area."""
-        return HostMapping(Pfn(self.pfn + page), self._level(page), self.writable)
+        """What the host's page tables say of a page of the area."""
+        return HostMapping(self.frame(page), self._level(page), self.writable)
 
     def _level(self, page: int) -> int:
         """The largest page that has this one in it and lies within the area."""
         for level in range(self.level, PG_LEVEL_4K, -1):
             size = pages_per_hpage(level)
-            if (page & -size) + size <= self.npages:
+            first = page & -size
+            if self.start <= first and first + size <= self.start + self.npages:
                 return level
         return PG_LEVEL_4K
 
@@ -95,9 +100,29 @@ class Process:
     def mapping(self, hva: int) -> HostMapping | None:
         """The host's mapping of the page at `hva`; None if there is none."""
         page = hva >> PAGE_SHIFT
-        for area in self._areas:
+        area = self._area(page)
+        return None if area is None else area.mapping(page)
+
+    def madvise_hugepage(self, hva: Hva, npages: int, level: int) -> None:
+        """The host maps part of what it mapped before with pages of `level` where they fit.
+
+        Raises
+        ------
+        LookupError
+            Nothing is mapped there.
+
+        """
+        page = hva >> PAGE_SHIFT
+        area = self._area(page)
+        if area is None:
+            raise LookupError(f"the process has nothing mapped at {hva:#x}")
+        self._areas.append(replace(area, start=page, npages=npages, pfn=area.frame(page), level=level))
+
+    def _area(self, page: int) -> _Area | None:
+        """What was mapped or changed last is what counts."""
+        for area in reversed(self._areas):
             if area.start <= page < area.start + area.npages:
-                return area.mapping(page - area.start)
+                return area
         return None
 
     def hpa(self, hva: int) -> Hpa | None:

@@ -4,6 +4,7 @@ The processor of the hardware model walks the sptes that KVM wrote. What faults 
 it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from mmu_model.hardware import control
@@ -27,7 +28,7 @@ from mmu_model.hardware.registers import (
 )
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kernels import kernel_named
-from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import RetPf
@@ -53,6 +54,9 @@ from mmu_model.tdp import entry as tdp_mmu
 MAX_EXITS: Final = 100
 """Exits in a row for one access, after which the guest is taken to be stuck."""
 
+
+CR0_EM_TS: Final = 3 << 2
+"""CR0.EM and CR0.TS, which mean nothing for memory."""
 
 FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
 
@@ -98,6 +102,7 @@ class VirtualMachine:
                 tdp_enabled=mmu is not MmuKind.SHADOW,
                 tdp_mmu_enabled=mmu is MmuKind.TDP,
                 max_tdp_level=max_tdp_level,
+                tdp_root_level=max_tdp_level,
                 nx_huge_pages=nx_huge_pages,
             ),
             masks=paging_masks(maxphyaddr),
@@ -149,7 +154,7 @@ class Cpu:
         self.vcpu = KvmVcpu(vm.kvm, registers)
         vm.kvm.vcpus.append(self.vcpu)
         load_registers(self.vcpu, registers)
-        kvm_init_mmu(self.vcpu)
+        kvm_mmu_after_set_cpuid(self.vcpu)
         self._processor: LogicalProcessor
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
@@ -193,10 +198,10 @@ class Cpu:
             self._vm.kvm.shadow.kvm_mmu_invlpg(self.vcpu, address)
 
     def enter_smm(self) -> None:
-        """A system-management interrupt: paging is off, and the memory is that of SMM."""
-        registers = self.vcpu.registers
-        self._outside_smm = registers
-        self._change_smm(True, Registers(maxphyaddr=registers.maxphyaddr))
+        """A system-management interrupt: paging is off, and the memory is that of SMM (smm.c: enter_smm)."""
+        registers = self._outside_smm = self.vcpu.registers
+        cr0 = registers.cr0 & ~(CR0_PE | CR0_PG | CR0_EM_TS)
+        self._change_smm(True, replace(registers, cr0=cr0, cr4=0, efer=0))
 
     def rsm(self) -> None:
         """Back from SMM."""
@@ -220,6 +225,8 @@ class Cpu:
             try:
                 return self._execute(instruction)
             except PageFault as fault:
+                if self.vcpu.kvm.parameters.tdp_enabled:
+                    raise  # it is none of KVM's business (svm.c: init_vmcb)
                 exit_reason = fault.cr2, fault.error_code
             except NestedPageFault as fault:
                 exit_reason = fault.exit_info_2, fault.exit_info_1

@@ -1,0 +1,80 @@
+"""One scenario on the model, from its text to what a recording holds."""
+
+from dataclasses import replace
+
+from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kvm.types import Hva
+from mmu_model.machine import VirtualMachine
+from mmu_model.run.build import add_cpu, build_machine, map_memory
+from mmu_model.run.errors import CannotRun
+from mmu_model.run.interpreter import Interpreter
+from mmu_model.run.userspace import Userspace
+from mmu_model.scenario import HostOp, Program, Record, Scenario, compile_scenario
+from mmu_model.snapshot import MmuKind, Recording, Snapshot, canonical
+
+
+def run_scenario(scenario: Scenario, kernel: str, mmu: MmuKind) -> Recording:
+    """The results of its steps and its snapshots, in canonical form.
+
+    Parameters
+    ----------
+    scenario :
+        What to run.
+    kernel, mmu :
+        The release and the MMU; the scenario need not be meant for them.
+
+    Raises
+    ------
+    CannotRun
+        The model has no mechanism for a step.
+    ScenarioError
+        Its page tables or its length cannot be.
+
+    """
+    return _Run(scenario, kernel, mmu).recording()
+
+
+class _Run:
+    """A VM with its process, from creation to the end of the scenario."""
+
+    def __init__(self, scenario: Scenario, kernel: str, mmu: MmuKind) -> None:
+        self.scenario = scenario
+        self.program: Program = compile_scenario(scenario)
+        self.snapshots: list[Snapshot] = []
+        self.vm = build_machine(scenario, self.program, kernel, mmu)
+        self.base = map_memory(self.vm, self.program)
+        self.userspace = Userspace(self.vm, self.base, self.take_snapshot)
+        for call in self.program.slots:
+            self.userspace.do(call)
+        self.cpu = add_cpu(self.vm, self.program)
+
+    def recording(self) -> Recording:
+        interpreter = Interpreter(
+            self.cpu, self.program, on_host=self.host, on_vmrun=self.vmrun, on_vmmcall=self.vmmcall
+        )
+        results = tuple(interpreter.run())
+        return Recording(self.scenario.name, self.program.digest, results, tuple(self.snapshots))
+
+    def host(self, record: Record) -> bool:
+        """The host calls of a record; whether the last one sent a system-management interrupt."""
+        calls = self.program.host_calls[record.address : record.address + record.value]
+        for call in calls:
+            self.userspace.do(call)
+        return calls[-1].op is HostOp.SMI
+
+    def vmrun(self, record: Record) -> None:
+        raise CannotRun(record.step, "run a nested guest")
+
+    def vmmcall(self, record: Record) -> None:
+        raise CannotRun(record.step, "leave a nested guest")
+
+    def take_snapshot(self, number: int) -> None:
+        taken = self.vm.snapshot(self.program.snapshots[number])
+        self.snapshots.append(canonical(_placed(self.vm, self.base, taken)))
+
+
+def _placed(vm: VirtualMachine, base: Hva, snapshot: Snapshot) -> Snapshot:
+    """Memslots say where in the memory behind the VM they lie, and come in the order of their numbers."""
+    slots = sorted(snapshot.memslots, key=lambda slot: (slot.as_id, slot.id))
+    first = base >> PAGE_SHIFT
+    return replace(snapshot, memslots=tuple(replace(slot, backing=slot.backing - first) for slot in slots))

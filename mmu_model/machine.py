@@ -36,7 +36,7 @@ from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested_npt, leave_nested
+from mmu_model.kvm.nested import enter_nested, leave_nested
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
@@ -211,9 +211,10 @@ class Cpu:
         self.vcpu.smm = smm
         self.set_registers(registers)
 
-    def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
-        """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
-        enter_nested_npt(self.vcpu, nested_cr3, registers)
+    def enter_nested(self, nested_cr3: int | None, registers: Registers) -> None:
+        """VMRUN: run a guest of the guest, over nested page tables that the guest has made or, with None,
+        without."""
+        enter_nested(self.vcpu, registers, nested_cr3)
 
     def leave_nested(self) -> None:
         """#VMEXIT: back to the guest itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
     from mmu_model.kvm.page import KvmMmuPage
@@ -74,3 +75,6 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         """A guest under nested paging faulted."""
+
+    def kvm_tdp_mmu_write_protect_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> bool:
+        """Let nobody write to a frame; whether TLBs must be flushed."""

@@ -3,11 +3,13 @@
 from mmu_model.tdp.invalidate import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
 from mmu_model.tdp.map import kvm_tdp_mmu_page_fault
 from mmu_model.tdp.root import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
+from mmu_model.tdp.write_protect import kvm_tdp_mmu_write_protect_gfn
 
 __all__ = [
     "kvm_tdp_mmu_alloc_root",
     "kvm_tdp_mmu_invalidate_all_roots",
     "kvm_tdp_mmu_page_fault",
     "kvm_tdp_mmu_put_root",
+    "kvm_tdp_mmu_write_protect_gfn",
     "kvm_tdp_mmu_zap_invalidated_roots",
 ]

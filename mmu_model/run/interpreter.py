@@ -36,8 +36,8 @@ class Interpreter:
         program: Program,
         *,
         on_host: Callable[[Record], bool],
-        on_vmrun: Callable[[Record], None],
-        on_vmmcall: Callable[[Record], None],
+        on_vmrun: Callable[[], None],
+        on_vmmcall: Callable[[], None],
     ) -> None:
         self._cpu = cpu
         self._mode = program.mode
@@ -78,10 +78,10 @@ class Interpreter:
                     if self._on_host(record):
                         yield from self._smm()
                 case Op.VMRUN:
-                    self._on_vmrun(record)
+                    self._on_vmrun()
                     yield from self._list(record.value)
                 case Op.VMMCALL:
-                    self._on_vmmcall(record)
+                    self._on_vmmcall()
                     return
                 case Op.RSM:
                     self._cpu.rsm()

@@ -6,10 +6,10 @@ from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.types import Hva
 from mmu_model.machine import VirtualMachine
 from mmu_model.run.build import add_cpu, build_machine, map_memory
-from mmu_model.run.errors import CannotRun
 from mmu_model.run.interpreter import Interpreter
 from mmu_model.run.userspace import Userspace
 from mmu_model.scenario import HostOp, Program, Record, Scenario, compile_scenario
+from mmu_model.scenario.tables import GuestTables
 from mmu_model.snapshot import MmuKind, Recording, Snapshot, canonical
 
 
@@ -47,6 +47,10 @@ class _Run:
         for call in self.program.slots:
             self.userspace.do(call)
         self.cpu = add_cpu(self.vm, self.program)
+        nested = scenario.nested
+        roots = GuestTables(scenario).roots if nested else {}
+        self.nested_cr3 = roots[nested.npt] if nested and nested.npt else None
+        self.vmcb = replace(self.cpu.vcpu.registers, cr3=roots[nested.cr3] if nested else 0)
 
     def recording(self) -> Recording:
         interpreter = Interpreter(
@@ -62,11 +66,14 @@ class _Run:
             self.userspace.do(call)
         return calls[-1].op is HostOp.SMI
 
-    def vmrun(self, record: Record) -> None:
-        raise CannotRun(record.step, "run a nested guest")
+    def vmrun(self) -> None:
+        """Into the nested guest, as its VMCB says."""
+        self.cpu.enter_nested(self.nested_cr3, self.vmcb)
 
-    def vmmcall(self, record: Record) -> None:
-        raise CannotRun(record.step, "leave a nested guest")
+    def vmmcall(self) -> None:
+        """Out of it; the VMCB keeps its registers."""
+        self.vmcb = self.cpu.vcpu.registers
+        self.cpu.leave_nested()
 
     def take_snapshot(self, number: int) -> None:
         taken = self.vm.snapshot(self.program.snapshots[number])

@@ -5,6 +5,6 @@ them together and gives what a recording holds.
 """
 
 from .errors import CannotRun
-from .scenario import run_scenario
+from .scenario import run_scenario, unexpected
 
-__all__ = ["CannotRun", "run_scenario"]
+__all__ = ["CannotRun", "run_scenario", "unexpected"]

@@ -2,18 +2,16 @@
 
 
 class CannotRun(Exception):
-    """A step that the model has no mechanism for.
+    """A step that the model has no mechanism for; the message says where it is.
 
-    Attributes
+    Parameters
     ----------
-    step :
-        Its number in the scenario, from 0; those within `smm` and `nested` count too.
+    where, line :
+        The scenario's file, and the step's line in it.
     what :
         What is missing.
 
     """
 
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(f"step {step}: the model cannot {what} yet")
-        self.step = step
-        self.what = what
+    def __init__(self, where: str, line: int, what: str) -> None:
+        super().__init__(f"{where}:{line}: error: the model cannot {what} yet; a real kernel can (kvm-live)")

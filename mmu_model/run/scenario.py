@@ -9,6 +9,7 @@ from mmu_model.run.build import add_cpu, build_machine, map_memory
 from mmu_model.run.interpreter import Interpreter
 from mmu_model.run.userspace import Userspace
 from mmu_model.scenario import HostOp, Program, Record, Scenario, compile_scenario
+from mmu_model.scenario.schema import Access
 from mmu_model.scenario.tables import GuestTables
 from mmu_model.snapshot import MmuKind, Recording, Snapshot, canonical
 
@@ -34,6 +35,17 @@ def run_scenario(scenario: Scenario, kernel: str, mmu: MmuKind) -> Recording:
     return _Run(scenario, kernel, mmu).recording()
 
 
+def unexpected(scenario: Scenario, recording: Recording) -> list[str]:
+    """A line for each access that faulted and was not meant to, or the other way round."""
+    faulted = {result.step for result in recording.results if result.vector is not None}
+    return [
+        f"{scenario.where}:{step.line}: error: the access "
+        + ("faulted; write 'fault: true' if it should" if number in faulted else "should fault and did not")
+        for number, step in enumerate(scenario.walk())
+        if isinstance(step, Access) and step.fault != (number in faulted)
+    ]
+
+
 class _Run:
     """A VM with its process, from creation to the end of the scenario."""
 
@@ -43,7 +55,7 @@ class _Run:
         self.snapshots: list[Snapshot] = []
         self.vm = build_machine(scenario, self.program, kernel, mmu)
         self.base = map_memory(self.vm, self.program)
-        self.userspace = Userspace(self.vm, self.base, self.take_snapshot)
+        self.userspace = Userspace(scenario, self.vm, self.base, self.take_snapshot)
         for call in self.program.slots:
             self.userspace.do(call)
         self.cpu = add_cpu(self.vm, self.program)

@@ -1,14 +1,14 @@
 """The process that runs the guest: what a scenario wants done between two steps of it (kvm_live/guest/vmm.c)."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.types import Hva
 from mmu_model.machine import VirtualMachine
 from mmu_model.run.errors import CannotRun
-from mmu_model.scenario import HostCall, HostOp
+from mmu_model.scenario import HostCall, HostOp, Scenario
 
 SPACE_SHIFT: Final = 16
 _SLOT_NUMBER: Final = (1 << SPACE_SHIFT) - 1
@@ -19,6 +19,8 @@ class Userspace:
 
     Parameters
     ----------
+    scenario :
+        Where errors say they are.
     vm, base :
         The VM, and where the process has the memory behind it.
     take_snapshot :
@@ -26,7 +28,10 @@ class Userspace:
 
     """
 
-    def __init__(self, vm: VirtualMachine, base: Hva, take_snapshot: Callable[[int], None]) -> None:
+    def __init__(
+        self, scenario: Scenario, vm: VirtualMachine, base: Hva, take_snapshot: Callable[[int], None]
+    ) -> None:
+        self._scenario = scenario
         self._vm = vm
         self._base = base
         self._take_snapshot = take_snapshot
@@ -50,7 +55,7 @@ class Userspace:
             case HostOp.SMI:
                 return
             case _:
-                raise CannotRun(call.step, call.op.name.lower().replace("_", " "))
+                self._cannot(call, call.op.name.lower().replace("_", " "))
 
     def _set_slot(self, call: HostCall) -> None:
         """KVM_SET_USER_MEMORY_REGION: a new slot, one that goes, or one that is changed."""
@@ -63,9 +68,12 @@ class Userspace:
         elif not size:
             delete_memory_region(kvm, old)
         elif gpa >> PAGE_SHIFT != old.base_gfn:
-            raise CannotRun(call.step, "move a slot")
+            self._cannot(call, "move a slot")
         elif flags != old.flags:
-            raise CannotRun(call.step, "change the flags of a slot")
+            self._cannot(call, "change the flags of a slot")
+
+    def _cannot(self, call: HostCall, what: str) -> NoReturn:
+        raise CannotRun(self._scenario.where, self._scenario.walk()[call.step].line, what)
 
     def _poke(self, place: int, value: int, size: int) -> None:
         hpa = self._vm.process.hpa(self._base + place)

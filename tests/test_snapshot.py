@@ -74,7 +74,24 @@ def snapshot(root: int, *pages: ShadowPage) -> Snapshot:
     mmio = Mmio(HERE, 0, Gfn(0), Word(0))
     vcpu = Vcpu(Word(1), Word(2), Word(3), Word(4), False, False, "root_mmu", loaded, empty, mmio)
     ids = tuple(p.id for p in pages)
-    return Snapshot("first", 0, (Word(2),), 2, 64, 2, 0, True, Word(0), (), (vcpu,), ids, (), pages)
+    return Snapshot(
+        "first",
+        "6.12",
+        MmuKind.SHADOW,
+        0,
+        (Word(2),),
+        2,
+        64,
+        2,
+        0,
+        True,
+        Word(0),
+        (),
+        (vcpu,),
+        ids,
+        (),
+        pages,
+    )
 
 
 def two_levels(root: int, child: int, base: int, leaf: int) -> Snapshot:
@@ -221,7 +238,7 @@ def recording() -> Recording:
     with_translation = replace(state.pages[1].entries[0], shadowed_translation=Word(0x7007))
     last = replace(state.pages[1], entries=(with_translation,), has_shadowed_translation=True)
     state = replace(state, pages=(state.pages[0], last))
-    return Recording("some", "ab" * 32, "6.12", MmuKind.SHADOW, results, (state,))
+    return Recording("some", "ab" * 32, results, (state,))
 
 
 def test_a_recording_reads_as_it_was_written(recording: Recording, tmp_path: Path) -> None:
@@ -252,7 +269,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
             lambda path: edit(path, lambda body: body.update(schema=2)),
             "schema 2, .* reads 1; update this project",
         ),
-        (lambda path: edit(path, lambda body: body.update(kernel="6.1")), "somebody edited it"),
+        (lambda path: edit(path, lambda body: body.update(scenario="another")), "somebody edited it"),
     ],
 )
 def test_a_file_that_is_no_recording_is_refused(

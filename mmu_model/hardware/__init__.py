@@ -13,9 +13,12 @@ Read in this order:
     nested, npt, ept    guests: the same walk in two dimensions
     tlb                 what is remembered of walks, and what is forgotten when
     control             writes to the control registers
+    mmu                 translation through what is remembered, or else by a walk
     processor           all of it together: read, write, fetch, and the instructions that invalidate
+    batch, frame_index  many walks at once, in NumPy
     cases, walk_filter  walks as JSON, for other implementations to be held against
     tables              writes page tables, as system software does
+    matrix              every legal combination of flags, controls and accesses, tried
 
 A translation in a few lines:
 

@@ -50,15 +50,12 @@ class PhysicalMemory:
             The address is not aligned, not below 2**MAXPHYADDR, or the size is another.
 
         """
-        base = self._base.get(address >> PAGE_SHIFT, 0)
-        if address & (size - 1) or not base:
-            self._check(address, size)
-        word = self._view[base + (address >> 3 & 511)]
-        if size == 8:
-            return word
-        if size != 4:
-            self._check(address, size)
-        return word >> (address & 4) * 8 & _LOW_HALF
+        base = self._base.get(address >> PAGE_SHIFT)
+        if size == 8 and base and not address & 7:
+            return self._view[base + (address >> 3 & 511)]
+        self._check(address, size)
+        word = self._view[(base or 0) + (address >> 3 & 511)]
+        return word if size == 8 else word >> (address & 4) * 8 & _LOW_HALF
 
     def write(self, address: int, value: int, size: int = 8) -> None:
         """Store `value` in the `size` (4 or 8) bytes at `address`; errors as for :meth:`read`."""

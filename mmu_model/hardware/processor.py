@@ -1,23 +1,17 @@
-"""A logical processor: registers, caches of translations, and the accesses a program makes through them."""
+"""A logical processor: the instructions that access memory, change what governs translation, or invalidate."""
 
 from dataclasses import replace
 from enum import Enum
-from typing import Final
 
 from mmu_model.hardware import control
-from mmu_model.hardware.access import Access, Kind, access
+from mmu_model.hardware.access import Kind, access
 from mmu_model.hardware.ept import EPTP_ROOT
-from mmu_model.hardware.faults import EptViolation, GeneralProtection, NestedPageFault, PageFault
+from mmu_model.hardware.faults import GeneralProtection
 from mmu_model.hardware.memory import PhysicalMemory
-from mmu_model.hardware.nested import NO_EP4TA, PAGE_ACCESS, GuestPhysicalAccess, GuestTables, SecondDimension
-from mmu_model.hardware.paging import GLOBAL, Translation
-from mmu_model.hardware.pdptes import load_paging
-from mmu_model.hardware.registers import CR4_PCIDE, CR4_PGE, Registers
-from mmu_model.hardware.tlb import Cached, Selection, Tag, TranslationCache, usable
-from mmu_model.hardware.types import Hpa
-from mmu_model.hardware.walk import walk
-
-_HOST: Final = 0
+from mmu_model.hardware.mmu import HOST, Mmu
+from mmu_model.hardware.nested import NO_EP4TA, SecondDimension
+from mmu_model.hardware.registers import CR4_PCIDE, Registers
+from mmu_model.hardware.tlb import Selection
 
 
 class Invpcid(Enum):
@@ -43,7 +37,7 @@ class Invvpid(Enum):
     VPID_KEEP_GLOBAL = 3
 
 
-class LogicalProcessor:
+class LogicalProcessor(Mmu):
     """Runs on host-physical memory, or as a guest on what NPT or EPT make of it.
 
     Parameters
@@ -53,23 +47,11 @@ class LogicalProcessor:
     registers :
         The host's; paging is off at first.
 
-    Attributes
-    ----------
-    tlb :
-        Translations of linear addresses, a guest's together with the second dimension.
-    nested_tlb :
-        Translations of guest-physical addresses.
-
     """
 
     def __init__(self, memory: PhysicalMemory, registers: Registers | None = None) -> None:
-        self.memory = memory
-        self.tlb = TranslationCache()
-        self.nested_tlb = TranslationCache()
-        self.second_dimension: SecondDimension | None = None
-        self.vpid = _HOST
-        self.registers = self._host_registers = registers or Registers(maxphyaddr=memory.maxphyaddr)
-        self._paging = load_paging(memory, self.registers)
+        super().__init__(memory, registers or Registers(maxphyaddr=memory.maxphyaddr))
+        self._host_registers = self.registers
 
     # Accesses
 
@@ -84,58 +66,6 @@ class LogicalProcessor:
     def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None:
         """Write 4 or 8 aligned bytes at a linear address; raises the Fault that prevents it."""
         self.memory.write(self.translate(address, access(Kind.WRITE, user=cpl == 3)), value, size)
-
-    def translate(self, address: int, how: Access) -> Hpa:
-        """The host-physical address of a linear one, for an access; raises the Fault that prevents it.
-
-        A fault makes the processor forget what it used for the address (SDM vol. 3, 4.10.4.1 and 29.4.3.1).
-        """
-        try:
-            return Hpa(self._look_up(address, how))
-        except (PageFault, NestedPageFault, EptViolation) as fault:
-            tag = self._tag
-            self.tlb.invalidate_address(Selection(tag.vpid, tag.pcid, tag.root), address, all_tables=False)
-            if not isinstance(fault, PageFault):
-                selection = Selection(self._nested_tag.vpid, root=self._nested_tag.root)
-                self.nested_tlb.invalidate_address(selection, fault.gpa, all_tables=False)
-            raise
-
-    def _look_up(self, address: int, how: Access) -> int:
-        """By the TLB if it has a usable entry, else by a walk, which the TLB then remembers."""
-        cached = self.tlb.find(self._tag, address)
-        if cached and self._serves(cached, address, how):
-            return cached.last.at(cached.guest.at(address))
-        guest, host = self._walk(address, how)
-        if self._paging.steps or host:
-            is_global = bool(guest.entry & GLOBAL and self.registers.cr4 & CR4_PGE)
-            self.tlb.insert(self._tag, address, Cached(guest, host), is_global=is_global)
-        return (host or guest).address
-
-    def _serves(self, cached: Cached, address: int, how: Access) -> bool:
-        if not usable(cached.guest, self._paging, how, address):
-            return False
-        if not self.second_dimension or not cached.host:
-            return True
-        gpa = cached.guest.at(address)
-        return usable(cached.host, self.second_dimension, PAGE_ACCESS[how.kind], gpa)
-
-    def _walk(self, address: int, how: Access) -> tuple[Translation, Translation | None]:
-        tables = self.tlb.tables(self._tag)
-        if not self.second_dimension:
-            return walk(self.memory, self._paging, how, address, tables), None
-        words = GuestTables(self.memory, self.second_dimension, translate=self._translate_guest_physical)
-        guest = walk(words, self._paging, how, address, tables)
-        return guest, self._translate_guest_physical(PAGE_ACCESS[how.kind], guest.address)
-
-    def _translate_guest_physical(self, how: GuestPhysicalAccess, address: int) -> Translation:
-        assert self.second_dimension, "only a guest has guest-physical addresses"
-        cached = self.nested_tlb.find(self._nested_tag, address)
-        if cached and usable(cached.guest, self.second_dimension, how, address):
-            return cached.guest._replace(address=cached.guest.at(address))
-        tables = self.nested_tlb.tables(self._nested_tag)
-        found = walk(self.memory, self.second_dimension, how, address, tables)
-        self.nested_tlb.insert(self._nested_tag, address, Cached(found, None))
-        return found
 
     # Registers
 
@@ -167,16 +97,14 @@ class LogicalProcessor:
         self._apply(control.Change(changed, None, False))
 
     def _apply(self, change: control.Change) -> None:
-        """Load the PDPTEs first: if that faults, nothing has changed."""
-        pdptes = None if change.loads_pdptes else self._paging.pdptes
-        self._paging = load_paging(self.memory, change.registers, self.second_dimension, pdptes)
-        self.registers = change.registers
+        loaded = None if change.loads_pdptes else self._paging.pdptes
+        self._use(change.registers, self.second_dimension, self.vpid, loaded)
         if change.forgets:
             self.tlb.invalidate(change.forgets._replace(vpid=self.vpid))
 
     # Guests
 
-    def enter_guest(self, registers: Registers, second_dimension: SecondDimension, vpid: int = _HOST) -> None:
+    def enter_guest(self, registers: Registers, second_dimension: SecondDimension, vpid: int = HOST) -> None:
         """VMRUN or VM entry: from now on run with the guest's registers, over NPT or EPT.
 
         Parameters
@@ -194,37 +122,22 @@ class LogicalProcessor:
             With PAE paging under EPT: the PDPTEs cannot be loaded. The processor then is as it was before.
 
         """
-        paging = load_paging(self.memory, registers, second_dimension)
-        self._host_registers = self.registers
-        self.second_dimension, self.vpid = second_dimension, vpid
-        self.registers, self._paging = registers, paging
+        host_registers = self.registers
+        self._use(registers, second_dimension, vpid)
+        self._host_registers = host_registers
         self._forget_without_vpid()
 
     def exit_guest(self) -> Registers:
         """#VMEXIT or VM exit: back to the host's registers; returns the guest's."""
         registers = self.registers
         self._forget_without_vpid()
-        self.second_dimension, self.vpid = None, _HOST
-        self.registers = self._host_registers
-        self._paging = load_paging(self.memory, self.registers)
+        self._use(self._host_registers, None, HOST)
         return registers
 
     def _forget_without_vpid(self) -> None:
-        if self.vpid == _HOST:
-            self.tlb.invalidate(Selection(vpid=_HOST))
-            self.nested_tlb.invalidate(Selection(vpid=_HOST, root=NO_EP4TA))
-
-    @property
-    def _tag(self) -> Tag:
-        return Tag(self.vpid, self.registers.pcid, self._ep4ta)
-
-    @property
-    def _nested_tag(self) -> Tag:
-        return Tag(self.vpid if self._ep4ta == NO_EP4TA else _HOST, 0, self._ep4ta)
-
-    @property
-    def _ep4ta(self) -> int:
-        return self.second_dimension.ep4ta if self.second_dimension else NO_EP4TA
+        if self.vpid == HOST:
+            self.tlb.invalidate(Selection(vpid=HOST))
+            self.nested_tlb.invalidate(Selection(vpid=HOST, root=NO_EP4TA))
 
     # Invalidations (SDM vol. 3, 4.10.4.1 and 29.4.3.3; APM vol. 2, 5.5.3 and 15.16)
 
@@ -253,13 +166,19 @@ class LogicalProcessor:
             self.tlb.invalidate(Selection(self.vpid, whose, keep_global=keep_global))
 
     def invvpid(self, what: Invvpid, vpid: int = 0, address: int = 0) -> None:
-        """Forget translations of linear addresses by VPID, of all PCIDs; VMfailInvalid (ValueError) for VPID
-        0."""
+        """Forget translations of linear addresses by VPID, of all PCIDs.
+
+        Raises
+        ------
+        ValueError
+            VPID 0, the host's; the instruction fails with it.
+
+        """
         if what is Invvpid.ALL:
-            for other in self.tlb.vpids() - {_HOST}:
+            for other in self.tlb.vpids() - {HOST}:
                 self.tlb.invalidate(Selection(other))
             return
-        if vpid == _HOST:
+        if vpid == HOST:
             raise ValueError("INVVPID of VPID 0, the host's")
         if what is Invvpid.ADDRESS:
             self.tlb.invalidate_address(Selection(vpid), address)

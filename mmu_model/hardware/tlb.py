@@ -99,6 +99,7 @@ class TranslationCache:
         self._pages: dict[tuple[Tag, int, int], Cached] = {}
         self._tables: dict[tuple[Tag, int, int], Start] = {}
         self._shifts: set[int] = set()
+        self._has_global = False
 
     def __len__(self) -> int:
         """How many TLB entries there are."""
@@ -115,16 +116,21 @@ class TranslationCache:
     def find(self, tag: Tag, address: int) -> Cached | None:
         """The TLB entry for an address: one with this tag, or a global one."""
         for shift in self._shifts:
-            for pcid in (tag.pcid, ANY_PCID):
-                cached = self._pages.get((Tag(tag.vpid, pcid, tag.root), shift, address >> shift))
-                if cached:
-                    return cached
-        return None
+            cached = self._pages.get((tag, shift, address >> shift))
+            if cached:
+                return cached
+        return self._find_global(tag, address) if self._has_global else None
+
+    def _find_global(self, tag: Tag, address: int) -> Cached | None:
+        tag = tag._replace(pcid=ANY_PCID)
+        found = (self._pages.get((tag, shift, address >> shift)) for shift in self._shifts)
+        return next((cached for cached in found if cached), None)
 
     def insert(self, tag: Tag, address: int, cached: Cached, *, is_global: bool = False) -> None:
         """Remember a translation that a walk has found; a walk that faults leaves nothing to remember."""
         if is_global:
             tag = tag._replace(pcid=ANY_PCID)
+            self._has_global = True
         self._shifts.add(cached.shift)
         self._pages[tag, cached.shift, address >> cached.shift] = cached
 

@@ -19,6 +19,7 @@ from mmu_model.snapshot import (
     Memslot,
     Mmio,
     MmuContext,
+    MmuKind,
     PageId,
     ReverseMap,
     ShadowPage,
@@ -36,6 +37,8 @@ def snapshot(kvm: Kvm, name: str = "") -> Snapshot:
     listed = _all_pages(kvm)
     return Snapshot(
         name=name,
+        kernel=kvm.kernel.release,
+        mmu=_mmu_kind(kvm),
         mmu_valid_gen=kvm.mmu_valid_gen,
         memslot_generation=tuple(Word(slots.generation) for slots in kvm.memslots),
         n_used_mmu_pages=kvm.n_used_mmu_pages,
@@ -50,6 +53,12 @@ def snapshot(kvm: Kvm, name: str = "") -> Snapshot:
         tdp_mmu_roots=tuple(PageId(sp.address) for sp in kvm.tdp_mmu_roots),
         pages=tuple(_page(kvm, sp, where) for sp, where in listed.items()),
     )
+
+
+def _mmu_kind(kvm: Kvm) -> MmuKind:
+    if not kvm.parameters.tdp_enabled:
+        return MmuKind.SHADOW
+    return MmuKind.TDP if kvm.parameters.tdp_mmu_enabled else MmuKind.DIRECT
 
 
 def _all_pages(kvm: Kvm) -> dict[KvmMmuPage, str]:

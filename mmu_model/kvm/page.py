@@ -79,7 +79,7 @@ class KvmMmuPage:
         self.unsync_child_bitmap = 0
         self.write_flooding_count = 0
         self.address = host.kmalloc(self)
-        host.page_private[pa(spt) >> PAGE_SHIFT] = self.address
+        set_page_private(host, spt, self.address)
 
     @property
     def mmu_valid_gen(self) -> int:
@@ -147,6 +147,16 @@ class KvmMmuPage:
 
     def __repr__(self) -> str:
         return f"<kvm_mmu_page gfn {self.gfn:#x} {self.role!r}>"
+
+
+def set_page_private(host: Host, spt: Kva, owner: Kva) -> None:
+    """Note in the `struct page` of a page of sptes whose it is."""
+    host.page_private[pa(spt) >> PAGE_SHIFT] = owner
+
+
+def is_tdp_mmu_page(sp: KvmMmuPage) -> bool:
+    """Which MMU is in charge of the page (tdp_mmu.h)."""
+    return sp.tdp_mmu_page
 
 
 def sp_has_gptes(sp: KvmMmuPage) -> bool:

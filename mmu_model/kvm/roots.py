@@ -4,7 +4,7 @@ from mmu_model.hardware.types import Hpa
 from mmu_model.kvm.context import kvm_init_mmu
 from mmu_model.kvm.mmio import vcpu_clear_mmio_info
 from mmu_model.kvm.mmu import KvmMmu, RootInfo
-from mmu_model.kvm.page import root_to_sp
+from mmu_model.kvm.page import is_tdp_mmu_page, root_to_sp
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.types import INVALID_PAGE, Kva, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu, Request
@@ -43,7 +43,7 @@ def kvm_mmu_free_roots(kvm: Kvm, mmu: KvmMmu, roots: list[RootInfo]) -> None:
         if not root.is_valid:
             continue
         if root_to_sp(kvm.host, root.hpa) is not None:
-            _free_root(kvm, root.hpa)
+            free_root(kvm, root.hpa)
         elif root is mmu.root:
             _free_pae_roots(kvm, mmu)
         root.hpa = INVALID_PAGE
@@ -92,12 +92,12 @@ def _is_root_usable(kvm: Kvm, root: RootInfo, pgd: int, role: PageRole) -> bool:
     return sp is not None and sp.role == role and (bool(role.direct) or root.pgd == pgd)
 
 
-def _free_root(kvm: Kvm, hpa: Hpa) -> None:
-    """mmu_free_root_page."""
+def free_root(kvm: Kvm, hpa: Hpa) -> None:
+    """A vCPU lets go of a root, in the way of the MMU that it is of (mmu_free_root_page)."""
     sp = root_to_sp(kvm.host, hpa)
     if sp is None:
         return
-    if sp.tdp_mmu_page:
+    if is_tdp_mmu_page(sp):
         with kvm.mmu_lock.read:
             kvm.tdp.kvm_tdp_mmu_put_root(kvm, sp)
     else:
@@ -112,7 +112,7 @@ def _free_pae_roots(kvm: Kvm, mmu: KvmMmu) -> None:
         where = Sptep(Kva(mmu.pae_root + index * 8))
         root = kvm.host.read(where)
         if root:
-            _free_root(kvm, Hpa(root))
+            free_root(kvm, Hpa(root))
             kvm.host.write(where, 0)
 
 

@@ -12,7 +12,7 @@ from mmu_model.kvm.host import Host
 from mmu_model.kvm.interfaces import ShadowMmu, TdpMmu
 from mmu_model.kvm.locks import RwLock
 from mmu_model.kvm.memslot import KvmMemslots
-from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.page import KvmMmuPage, is_tdp_mmu_page
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.spte import SpteMasks
@@ -114,7 +114,7 @@ class Kvm:
         """Whether no vCPU may use the page any more (mmu.c: is_obsolete_sp)."""
         if sp.role.invalid:
             return True
-        return not sp.tdp_mmu_page and sp.mmu_valid_gen != self.mmu_valid_gen
+        return not is_tdp_mmu_page(sp) and sp.mmu_valid_gen != self.mmu_valid_gen
 
     def valid_pages_at(self, gfn: int) -> Iterator[KvmMmuPage]:
         """The usable pages that have this gfn, newest first; pages may be zapped meanwhile."""

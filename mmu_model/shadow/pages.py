@@ -23,10 +23,10 @@ from mmu_model.shadow.zap import (
 
 def kvm_mmu_get_shadow_page(vcpu: KvmVcpu, gfn: Gfn, role: PageRole) -> KvmMmuPage:
     """The page with that gfn and role: found, or made."""
-    return _find_shadow_page(vcpu, gfn, role) or _alloc_shadow_page(vcpu.kvm, gfn, role)
+    return kvm_mmu_find_shadow_page(vcpu, gfn, role) or kvm_mmu_alloc_shadow_page(vcpu.kvm, gfn, role)
 
 
-def _find_shadow_page(vcpu: KvmVcpu, gfn: Gfn, role: PageRole) -> KvmMmuPage | None:
+def kvm_mmu_find_shadow_page(vcpu: KvmVcpu, gfn: Gfn, role: PageRole) -> KvmMmuPage | None:
     """A usable page with that gfn and role, in step with the guest's table at this moment.
 
     An unsync page is synchronized without being protected: it stays unsync. One that cannot be is replaced.
@@ -53,7 +53,8 @@ def _find_shadow_page(vcpu: KvmVcpu, gfn: Gfn, role: PageRole) -> KvmMmuPage | N
     return found
 
 
-def _alloc_shadow_page(kvm: Kvm, gfn: Gfn, role: PageRole) -> KvmMmuPage:
+def kvm_mmu_alloc_shadow_page(kvm: Kvm, gfn: Gfn, role: PageRole) -> KvmMmuPage:
+    """A new page, newest of all: nothing points at it yet, but its table is watched already."""
     host = kvm.host
     sp = KvmMmuPage(host, role, gfn, host.alloc_page(kvm.kernel.shadow_nonpresent_value))
     if not role.direct and role.level <= kvm.kernel.shadowed_translation_max_level:

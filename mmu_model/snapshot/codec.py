@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON values and back, driven by their type hints.
 
-Bit patterns and numbers of frames are written as ``"0x..."``, counts as integers, None fields are left out.
+Bit patterns and numbers of frames are written as ``"0x..."``, with a role word spelled out behind; counts as
+integers; None fields are left out.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .role import RoleWord
+from .role import Role, RoleWord
 from .state import Address, Gfn, Word
 
 T = TypeVar("T")
 
-IN_HEX = (Word, Address, Gfn, RoleWord)
+IN_HEX = (Word, Address, Gfn)
 
 
 class CodecError(ValueError):
@@ -34,6 +35,8 @@ def encode(value: Any, hint: Any) -> Any:
         return None
     if hint in IN_HEX:
         return hex(value)
+    if hint is RoleWord:
+        return f"{value:#x} {Role.from_word(value)}"
     if get_origin(hint) is tuple:
         return [encode(item, _item(hint, i)) for i, item in enumerate(value)]
     if isinstance(value, Enum):
@@ -50,7 +53,7 @@ def decode(data: Any, hint: Any, path: str) -> Any:
     if data is None and _without_none(hint) is not hint:
         return None
     hint = _without_none(hint)
-    if hint in IN_HEX:
+    if hint in IN_HEX or hint is RoleWord:
         return _hex(data, path)
     if get_origin(hint) is tuple:
         return _tuple(data, hint, path)
@@ -77,8 +80,8 @@ def _item(hint: Any, index: int) -> Any:
 
 def _hex(data: Any, path: str) -> int:
     try:
-        return int(data, 16)
-    except (TypeError, ValueError):
+        return int(data.split()[0], 16)
+    except (AttributeError, IndexError, ValueError):
         raise CodecError(f'{path}: {data!r} is no "0x..." number') from None
 
 

@@ -11,7 +11,7 @@ from .role import Role
 from .spte import Spte
 from .state import Entry, PageId, ShadowPage, Snapshot
 
-SHOWN_ONCE = ("name", "pages")
+ELSEWHERE = ("name", "kernel", "mmu", "pages")  # what is being compared, and what _page compares
 
 
 def differences(one: Snapshot, two: Snapshot) -> list[str]:
@@ -27,7 +27,7 @@ def differences(one: Snapshot, two: Snapshot) -> list[str]:
 
 
 def _fields(value: Any) -> Iterator[str]:
-    return (field.name for field in dataclasses.fields(value) if field.name not in SHOWN_ONCE)
+    return (field.name for field in dataclasses.fields(value) if field.name not in ELSEWHERE)
 
 
 def _value(where: str, one: Any, two: Any) -> Iterator[str]:

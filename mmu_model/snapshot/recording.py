@@ -16,7 +16,7 @@ from typing import Any
 
 from .codec import CodecError, decode, encode
 from .spte import Spte
-from .state import Address, MmuKind, Snapshot, Word
+from .state import Address, Snapshot, Word
 
 SCHEMA = 1
 
@@ -28,14 +28,15 @@ class RecordingError(ValueError):
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step gave the guest. ``value`` is what it read; of a fault the vector, the error code and,
-    for a page fault, cr2. ``line`` is the step's place in the scenario.
+    for a page fault, cr2; of a dirty log the pages marked in it. ``step`` is its number in the scenario.
     """
 
-    line: int
+    step: int
     value: Word | None = None
     vector: int | None = None
     error_code: Word | None = None
     cr2: Address | None = None
+    dirty: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,6 @@ class Recording:
 
     scenario: str
     program: str
-    kernel: str
-    mmu: MmuKind
     results: tuple[StepResult, ...]
     snapshots: tuple[Snapshot, ...]
 
@@ -116,7 +115,7 @@ def _digest(body: dict[str, Any]) -> str:
 
 def _entry_to_json(entry: dict[str, Any], page: dict[str, Any]) -> str:
     """``0x... leaf pfn ...``: the word, for people what it says, and that of shadowed_translation."""
-    level = int(page["role_word"], 16) & 15
+    level = int(page["role_word"].split()[0], 16) & 15
     translation = entry.get("shadowed_translation")
     return str(Spte(int(entry["raw"], 16), level)) + (f" = {translation}" if translation else "")
 

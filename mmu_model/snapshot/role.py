@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import NewType
 
 RoleWord = NewType("RoleWord", int)
@@ -47,10 +48,10 @@ class Role:
     passthrough: int = 0
     smm: int = 0
 
-    @classmethod
-    def from_word(cls, word: int) -> Role:
+    @staticmethod
+    def from_word(word: int) -> Role:
         """The role that ``role.word`` spells; padding is ignored."""
-        return cls(**{name: word >> bit & (1 << width) - 1 for name, bit, width in ROLE_BITS})
+        return _decoded(word)
 
     @property
     def word(self) -> RoleWord:
@@ -70,3 +71,8 @@ class Role:
             for field in fields(self)
             if field.name == "level" or getattr(self, field.name)
         )
+
+
+@cache  # a VM has few roles and many pages
+def _decoded(word: int) -> Role:
+    return Role(**{name: word >> bit & (1 << width) - 1 for name, bit, width in ROLE_BITS})

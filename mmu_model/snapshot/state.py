@@ -166,11 +166,15 @@ class Memslot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One VM at one moment. ``active_mmu_pages`` is in list order, newest first;
-    ``memslot_generation`` has one value an address space; ``empty_spte`` is what an unused entry holds.
+    """One VM at one moment, on a kernel (``6.12``) and one of its MMUs.
+
+    ``active_mmu_pages`` is in list order, newest first; ``memslot_generation`` has one value an address
+    space; ``empty_spte`` is what an unused entry holds.
     """
 
     name: str
+    kernel: str
+    mmu: MmuKind
     mmu_valid_gen: int
     memslot_generation: tuple[Word, ...]
     n_used_mmu_pages: int

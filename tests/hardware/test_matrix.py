@@ -178,3 +178,15 @@ def test_what_the_command_refuses(arguments: list[str], complaint: str, tmp_path
     assert complaint in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert (tmp_path / "file").read_text() == "my thesis\n"
+
+
+def test_the_command_runs_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(run.run, "__defaults__", (range(3),))
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False, silence_logs=50
+    ) as local:
+        arguments = ["--scheduler", local.scheduler_address, "--checkpoint", str(tmp_path / "checkpoint")]
+        result = CliRunner().invoke(main, ["access-matrix", *arguments])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("4-level paging: 405,504 combinations, 0 disagreements (")

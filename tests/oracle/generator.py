@@ -113,9 +113,9 @@ class _Generator:
         if paging not in ("4-level", "5-level"):
             return self._rng.getrandbits(32)
         bits = 57 if paging == "5-level" else 48
-        if self._maybe(0.03):
-            return self._rng.getrandbits(64)  # almost surely not canonical
         low = self._rng.getrandbits(bits - 1)
+        if self._maybe(0.03):  # not canonical, by a bit or altogether
+            return self._rng.choice((low | 1 << bits - 1, low | 1 << bits, self._rng.getrandbits(64)))
         return low if self._maybe(0.6) else low | (1 << 64) - (1 << bits - 1)
 
     def _pkru(self) -> int:

@@ -1,0 +1,45 @@
+"""Fixtures of all conformance tests, and how a violation breaks the model."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+
+from conformance import violations
+from conformance.broken import BrokenModel
+from mmu_model.kernels import KERNELS
+from mmu_model.snapshot import MmuKind
+from mmuspec.violations import Violation
+
+for _module in iter_modules(violations.__path__):
+    import_module(f"{violations.__name__}.{_module.name}")
+
+
+@pytest.fixture(params=list(KERNELS))
+def kernel(request: pytest.FixtureRequest) -> str:
+    """Each kernel in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(params=list(MmuKind), ids=lambda kind: kind.value)
+def mmu(request: pytest.FixtureRequest) -> MmuKind:
+    """Each MMU in turn: the TDP MMU, direct pages of the shadow MMU, shadow paging."""
+    kind: MmuKind = request.param
+    return kind
+
+
+def pytest_mmuspec_violate(violation: Violation) -> AbstractContextManager[None]:
+    """The model is broken as the violation does it, for as long as the context lasts."""
+    return _broken(violation)
+
+
+@contextmanager
+def _broken(violation: Violation) -> Iterator[None]:
+    model = BrokenModel()
+    try:
+        violation.apply(model)
+        yield
+    finally:
+        model.restore()

@@ -1,0 +1,98 @@
+"""What is seen in a snapshot: pages by what they are, the way from one to the next, what is reached."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmu_model.hardware import Hpa
+from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.machine import VirtualMachine
+from mmu_model.snapshot import PageId, Pfn, ShadowPage, Snapshot, Spte
+from mmu_model.snapshot.spte import FRAME, Kind
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf spte reached from a page.
+
+    Attributes
+    ----------
+    offset :
+        Frames between what the first entry of that page stands for and what this spte maps.
+    spte, holder :
+        The spte, and the page that holds it.
+
+    """
+
+    offset: int
+    spte: Spte
+    holder: ShadowPage
+
+
+def children(snapshot: Snapshot, page: ShadowPage) -> dict[int, ShadowPage]:
+    """The pages that the entries of a page point at, by index."""
+    by_spt = {other.spt: other for other in snapshot.pages}
+    tables = {index: spte for index, spte in page.sptes().items() if spte.kind is Kind.TABLE}
+    return {index: by_spt[Pfn(spte.pfn)] for index, spte in tables.items() if Pfn(spte.pfn) in by_spt}
+
+
+def leaves(snapshot: Snapshot, page: ShadowPage, steps: int, offset: int = 0) -> Iterator[Leaf]:
+    """All leaf sptes reachable from a page that stands `steps` levels above the last.
+
+    The steps are counted here, as the processor counts them, and not taken from `role.level`.
+    """
+    span = 512 ** (steps - 1)
+    for index, spte in page.sptes().items():
+        if spte.kind is Kind.LEAF or steps == 1:
+            yield Leaf(offset + index * span, spte, page)
+    if steps > 1:
+        for index, child in children(snapshot, page).items():
+            yield from leaves(snapshot, child, steps - 1, offset + index * span)
+
+
+def roots(snapshot: Snapshot) -> list[ShadowPage]:
+    """The pages that the first vCPU's processor starts from: one, or under PAE paging up to four."""
+    by_id = snapshot.by_id()
+    mmu = getattr(snapshot.vcpus[0], snapshot.vcpus[0].mmu)
+    ids: list[PageId | None] = [mmu.root.page] if mmu.root.page is not None else list(mmu.pae_root)
+    return [by_id[page] for page in ids if page is not None]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A nonleaf spte: where the kernel sees it, the struct it is in, and the one that it leads to."""
+
+    sptep: int
+    parent: KvmMmuPage
+    child: KvmMmuPage
+
+
+def structs(vm: VirtualMachine) -> list[KvmMmuPage]:
+    """Every `struct kvm_mmu_page` that there is, by the frames whose `page->private` names one."""
+    return [vm.host.at(address) for address in dict.fromkeys(vm.host.page_private.values())]
+
+
+def links(vm: VirtualMachine) -> list[Link]:
+    """Every nonleaf spte of the VM, looked for in all pages."""
+    by_spt = {sp.hpa: sp for sp in structs(vm)}
+    return [
+        Link(sp.spt + 8 * index, sp, by_spt[Hpa(word & FRAME)])
+        for sp in structs(vm)
+        for index, word in enumerate(vm.host.words(sp.spt))
+        if Spte(word, sp.role.level).kind is Kind.TABLE
+    ]
+
+
+def backing(vm: VirtualMachine, gfn: int) -> int | None:
+    """The host frame behind a guest frame."""
+    hpa = vm.memory.hpa(gfn << 12)
+    return None if hpa is None else hpa >> 12
+
+
+def parents(snapshot: Snapshot, page: ShadowPage) -> list[tuple[PageId, int]]:
+    """Every entry that points at a page, as page and index: looked for, not looked up."""
+    return [
+        (other.id, index)
+        for other in snapshot.pages
+        for index, spte in other.sptes().items()
+        if spte.kind is Kind.TABLE and spte.pfn == page.spt
+    ]

@@ -1,0 +1,162 @@
+"""Virtual machines to watch: few lines of scene for a test.
+
+Unless a test says otherwise the guest has 64 MiB at 0. Its page tables are from 32 MiB on.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from mmu_model.hardware import (
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PSE,
+    EFER_LMA,
+    EFER_NXE,
+    Mode,
+    Registers,
+)
+from mmu_model.hardware.tables import PageTables, frames_from
+from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.machine import Cpu, VirtualMachine
+from mmu_model.snapshot import MmuKind
+
+MIB = 1 << 20
+GIB = 1 << 30
+PAGE = 4096
+
+TABLES = 32 * MIB
+NESTED_TABLES = 48 * MIB
+
+STUCK = "the guest makes no progress"
+
+PAGING = {mode.value: mode for mode in Mode}
+_CR4 = {
+    Mode.THIRTY_TWO_BIT: CR4_PSE,
+    Mode.PAE: CR4_PAE,
+    Mode.FOUR_LEVEL: CR4_PAE,
+    Mode.FIVE_LEVEL: CR4_PAE | CR4_LA57,
+}
+
+
+@dataclass
+class Scene:
+    """A VM with one virtual processor, and the guest's tables if it has paging."""
+
+    vm: VirtualMachine
+    cpu: Cpu
+    tables: PageTables | None = None
+    frames: list[int] = field(default_factory=list)
+
+    def reads(self, address: int, size: int = 8) -> int | str:
+        """What the guest reads at an address, or STUCK."""
+        try:
+            return self.cpu.read(address, size)
+        except KvmBug:
+            return STUCK
+
+    def map(self, mapping: Mapping[int, int], level: int = 1) -> None:
+        """The guest maps more addresses; it can do so only before they were used."""
+        assert self.tables is not None, "the guest has no paging"
+        for address, page in mapping.items():
+            self.tables.map(address, page, level)
+
+
+def guest(
+    kernel: str,
+    mmu: MmuKind,
+    paging: str = "off",
+    *,
+    memory: Mapping[int, int] | None = None,
+    mapped: Mapping[int, int] | None = None,
+    mapped_level: int = 1,
+    host_level: int = 1,
+    maxphyaddr: int = 46,
+    max_tdp_level: int = 4,
+) -> Scene:
+    """A guest that runs.
+
+    Parameters
+    ----------
+    kernel, mmu :
+        Whose KVM, and which MMU maps the guest's memory.
+    paging :
+        The guest's: "off", "32-bit", "PAE", "4-level", "5-level".
+    memory :
+        Sizes of its memory slots by guest-physical address, besides the 64 MiB at 0.
+    mapped, mapped_level :
+        What the guest maps: guest-physical by linear address, with pages of that level.
+    host_level :
+        The host maps the guest's memory with pages of that level where they fit.
+    maxphyaddr, max_tdp_level :
+        Physical-address bits of the host, and levels of nested paging that it walks.
+
+    """
+    vm = VirtualMachine(kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level)
+    vm.add_memory(0, 64 * MIB, level=host_level)
+    for gpa, size in (memory or {}).items():
+        vm.add_memory(gpa, size, level=host_level)
+    mode = PAGING[paging]
+    if mode is Mode.OFF:
+        return Scene(vm, vm.add_cpu())
+    frames: list[int] = []
+    tables = page_tables(vm, mode, TABLES, frames)
+    scene = Scene(vm, vm.add_cpu(Registers(maxphyaddr=maxphyaddr)), tables, frames)
+    scene.map(mapped or {}, mapped_level)
+    scene.cpu.set_registers(paging_registers(mode, tables.root, maxphyaddr))
+    return scene
+
+
+def nested_guest(
+    kernel: str,
+    mmu: MmuKind,
+    *,
+    mapped: Mapping[int, int],
+    memory: Mapping[int, int] | None = None,
+    max_tdp_level: int = 4,
+    maxphyaddr: int = 46,
+) -> Scene:
+    """A guest that runs a guest of its own, without paging, over 4-level nested page tables.
+
+    `mapped` has guest-physical by nested guest-physical addresses. The tables of the scene are the nested
+    ones; other parameters are those of :func:`guest`.
+    """
+    scene = guest(
+        kernel,
+        mmu,
+        "4-level",
+        memory=memory,
+        mapped={TABLES: TABLES},
+        max_tdp_level=max_tdp_level,
+        maxphyaddr=maxphyaddr,
+    )
+    scene.cpu.read(TABLES)
+    frames: list[int] = []
+    nested = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, frames)
+    for ngpa, gpa in mapped.items():
+        nested.map(ngpa, gpa)
+    scene.cpu.enter_nested(nested.root, Registers(maxphyaddr=maxphyaddr))
+    return Scene(scene.vm, scene.cpu, nested, frames)
+
+
+def page_tables(vm: VirtualMachine, mode: Mode, where: int, frames: list[int]) -> PageTables:
+    """Page tables of a guest from `where` on; `frames` gets the address of every table made."""
+
+    def noted() -> Iterator[int]:
+        for frame in frames_from(where):
+            frames.append(frame)
+            yield frame
+
+    return PageTables(GuestMemory(vm.kvm, vm.kvm.memslots[0], logs_dirty=False), mode, noted())
+
+
+def paging_registers(mode: Mode, root: int, maxphyaddr: int = 46) -> Registers:
+    """What a guest with paging runs with: CR0.WP, EFER.NXE, no other protection."""
+    long_mode = EFER_LMA if mode.is_long else 0
+    nxe = 0 if mode is Mode.THIRTY_TWO_BIT else EFER_NXE
+    return Registers(
+        cr0=CR0_PE | CR0_PG | CR0_WP, cr3=root, cr4=_CR4[mode], efer=long_mode | nxe, maxphyaddr=maxphyaddr
+    )

@@ -1,0 +1,1 @@
+"""Wrong models on purpose, one file a section of the document."""

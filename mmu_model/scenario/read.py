@@ -1,0 +1,342 @@
+"""A scenario file, read and checked. What a line cannot mean is an error with that line's number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..snapshot import MmuKind
+from .layout import MACHINE_SIZE, MACHINE_SLOT, PAGE
+from .node import Node
+from .schema import (
+    KERNELS,
+    Access,
+    Cpu,
+    DirtyLog,
+    Host,
+    HostPages,
+    InNested,
+    InSmm,
+    Invlpg,
+    LoadCr3,
+    Mapping,
+    Mode,
+    Nested,
+    Place,
+    Scenario,
+    SetBit,
+    SetEntry,
+    SetSlot,
+    Slot,
+    Step,
+    Tables,
+    TakeSnapshot,
+)
+from .tables import FORMATS, Format
+
+FLAGS = {name: name for name in ("w", "u", "nx", "a", "d", "g", "pwt", "pcd")}
+WRITABLE_USER = frozenset({"w", "u"})
+BITS = ("cr0.wp", "cr4.smep", "cr4.smap", "cr4.pge", "efer.nx")
+MAX_BASE = 1 << 39
+
+IN_SMM = ("read", "write", "snapshot", "drop", "slot", "delete_slot")
+IN_NESTED = (*IN_SMM, "fetch", "set_entry", "cr3", "invlpg", "get_dirty_log", "clear_dirty_log")
+
+
+def read_scenario(path: Path) -> Scenario:
+    """The scenario in the file at ``path``. Raises ScenarioError with the file's name and the line."""
+    return _Reader(path).scenario()
+
+
+class _Reader:
+    """Reads one file; keeps what later parts refer to: slots, tables, formats."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.slots: dict[int, Slot] = {}
+        self.tables: dict[str, Tables] = {}
+        self.format: Format | None = None
+        self.mode = Mode.LEVEL_4
+        self.nested: Nested | None = None
+        self.allowed: tuple[str, ...] | None = None
+        self.step_readers: dict[str, Callable[[Node], Step]] = {
+            "read": lambda node: self.access("read", node),
+            "write": lambda node: self.access("write", node),
+            "fetch": lambda node: self.access("fetch", node),
+            "set_entry": self.set_entry,
+            "cr3": lambda node: LoadCr3(node.line, self.address_space(node)),
+            "invlpg": lambda node: Invlpg(node.line, self.address(node)),
+            "set": self.set_bit,
+            "smm": lambda node: InSmm(node.line, self.inner_steps(node, IN_SMM)),
+            "nested": self.in_nested,
+            "slot": self.change_slot,
+            "delete_slot": lambda node: SetSlot(node.line, replace(self.slot_of(node), size=0)),
+            "get_dirty_log": lambda node: DirtyLog(node.line, self.slot_of(node).id),
+            "clear_dirty_log": self.clear_dirty_log,
+            "drop": lambda node: self.host_pages("drop", node),
+            "host_readonly": lambda node: self.host_pages("readonly", node),
+            "host_writable": lambda node: self.host_pages("writable", node),
+            "snapshot": lambda node: TakeSnapshot(node.line, node.text()),
+        }
+
+    def scenario(self) -> Scenario:
+        root = Node.load(self.path)
+        optional = ["kinds", "kernels", "host", "cpu", "memory", "manual_dirty_log", "tables", "nested"]
+        top = root.map(required=("title", "mode", "steps"), optional=optional)
+        self.mode = top["mode"].choice({mode.value: mode for mode in Mode})
+        self.format = FORMATS.get(self.mode)
+        if "memory" in top:
+            self.memory(top["memory"])
+        slots = tuple(self.slots.values())
+        if "tables" in top:
+            self.read_tables(top["tables"])
+        if self.mode.paging and not self.tables:
+            root.fail(f"mode {self.mode.value} needs tables; the first one is loaded at the start")
+        if "nested" in top:
+            self.nested = self.read_nested(top["nested"])
+        return Scenario(
+            where=str(self.path),
+            name=self.path.stem,
+            title=top["title"].text(),
+            mode=self.mode,
+            kinds=self.kinds(top["kinds"]) if "kinds" in top else tuple(MmuKind),
+            kernels=self.kernels(top["kernels"]) if "kernels" in top else KERNELS,
+            host=self.host(top["host"]) if "host" in top else Host(),
+            cpu=self.cpu(top["cpu"]) if "cpu" in top else Cpu(),
+            slots=slots,
+            manual_dirty_log="manual_dirty_log" in top and top["manual_dirty_log"].flag(),
+            tables=tuple(self.tables.values()),
+            nested=self.nested,
+            steps=top["steps"].each(self.step),
+        )
+
+    def kinds(self, node: Node) -> tuple[MmuKind, ...]:
+        return node.each(lambda item: item.choice({kind.value: kind for kind in MmuKind}))
+
+    def kernels(self, node: Node) -> tuple[str, ...]:
+        return node.each(lambda item: item.choice({kernel: kernel for kernel in KERNELS}))
+
+    def host(self, node: Node) -> Host:
+        members = node.map(optional=("five_level", "nx_huge_pages"))
+        return Host(**{name: value.flag() for name, value in members.items()})
+
+    def cpu(self, node: Node) -> Cpu:
+        flags = ("nx", "wp", "smep", "smap")
+        members = node.map(optional=(*flags, "maxphyaddr"))
+        cpu = Cpu(**{name: members[name].flag() for name in flags if name in members})
+        if "maxphyaddr" in members:
+            cpu = replace(cpu, maxphyaddr=members["maxphyaddr"].number(32, 52))
+        return cpu
+
+    def memory(self, node: Node) -> None:
+        for key, value in node.any_map().items():
+            if not key.isdecimal() or int(key) == MACHINE_SLOT:
+                value.fail(f"{key!r} is no number of a memslot from 1 on")
+            self.add_slot(int(key), value, None)
+
+    def add_slot(self, number: int, node: Node, old: Slot | None) -> Slot:
+        """A new slot, or ``old`` with what ``node`` says of it."""
+        flags = ("large", "dirty_log", "readonly", "smm")
+        members = node.map(
+            required=() if old else ("base", "size"),
+            optional=(*flags, "shares", "id", *(("base", "size") if old else ())),
+        )
+        slot = old or Slot(node.line, number, 0, 0)
+        slot = replace(slot, line=node.line, **{n: members[n].flag() for n in flags if n in members})
+        if "base" in members:
+            slot = replace(slot, base=members["base"].aligned(PAGE, MAX_BASE))
+        if "size" in members:
+            slot = replace(slot, size=members["size"].aligned(PAGE, 1 << 30))
+        if "shares" in members:
+            slot = replace(slot, shares=self.slot_of(members["shares"]).id)
+        self.check_slot(slot, node)
+        self.slots[number] = slot
+        return slot
+
+    def check_slot(self, slot: Slot, node: Node) -> None:
+        if slot.size == 0:
+            node.fail(f"slot {slot.id} is empty")
+        if slot.base < MACHINE_SIZE:
+            node.fail(f"slot {slot.id} begins below {MACHINE_SIZE:#x}; that part is the interpreter's")
+        for other in self.slots.values():
+            if (
+                other.id != slot.id
+                and other.base < slot.base + slot.size
+                and slot.base < other.base + other.size
+            ):
+                node.fail(f"slot {slot.id} overlaps slot {other.id}")
+
+    def slot_of(self, node: Node) -> Slot:
+        number = node.number()
+        if number not in self.slots:
+            node.fail(f"no slot {number}")
+        return self.slots[number]
+
+    def read_tables(self, node: Node) -> None:
+        if self.format is None:
+            node.fail(f"mode {self.mode.value} has no page tables")
+        for name, value in node.any_map().items():
+            npt = value.is_map
+            mappings = value.map(required=("npt",))["npt"] if npt else value
+            self.tables[name] = Tables(value.line, name, npt, ())
+            self.tables[name] = Tables(value.line, name, npt, mappings.each(self.mapping))
+
+    def mapping(self, node: Node) -> Mapping:
+        members = node.map(
+            required=("at",), optional=("to", "count", "every", "size", "flags", "through", "share")
+        )
+        at = self.address(members["at"])
+        if "share" in members:
+            node.map(required=("at", "share"))
+            return Mapping(node.line, at, share=self.place(members["share"]))
+        sizes = {name: 1 << shift for name, shift in self.table_format().sizes.items()}
+        size = members["size"].choice(sizes) if "size" in members else PAGE
+        through = members["through"].any_map() if "through" in members else {}
+        if at % size:
+            node.fail(f"{at:#x} is no multiple of the page size")
+        return Mapping(
+            node.line,
+            at,
+            to=members["to"].aligned(size, MAX_BASE) if "to" in members else at,
+            count=members["count"].number(1, 1024) if "count" in members else 1,
+            every=members["every"].aligned(size) if "every" in members else None,
+            size=size,
+            flags=self.flags(members.get("flags")),
+            through=tuple((self.level(level, value), self.flags(value)) for level, value in through.items()),
+        )
+
+    def flags(self, node: Node | None) -> frozenset[str]:
+        return WRITABLE_USER if node is None else frozenset(node.each(lambda item: item.choice(FLAGS)))
+
+    def level(self, text: str, node: Node) -> int:
+        if text not in self.table_format().level_names:
+            node.fail(f"{text!r} is no level of {self.mode.value} paging")
+        return int(text)
+
+    def table_format(self) -> Format:
+        """Only asked for where there are tables."""
+        assert self.format is not None
+        return self.format
+
+    def place(self, node: Node) -> Place:
+        members = node.map(required=("in", "at", "level"))
+        return self.place_of(members)
+
+    def place_of(self, members: dict[str, Node]) -> Place:
+        name = members["in"].text()
+        if name not in self.tables:
+            members["in"].fail(f"no tables {name!r}")
+        return Place(name, self.address(members["at"]), self.level(members["level"].text(), members["level"]))
+
+    def address(self, node: Node) -> int:
+        """A linear address the mode can form; in long mode a canonical one."""
+        if not self.mode.long:
+            return node.number(0, 0xFFFFFFFF)
+        address = node.number()
+        sign = self.table_format().width - 1
+        if address >> sign not in (0, (1 << 64 - sign) - 1):
+            node.fail(f"{address:#x} is not canonical")
+        return address
+
+    def read_nested(self, node: Node) -> Nested:
+        members = node.map(required=("cr3",), optional=("npt",))
+        npt = members["npt"].text() if "npt" in members else None
+        if npt is not None and (npt not in self.tables or not self.tables[npt].npt):
+            members["npt"].fail(f"no nested page table {npt!r}")
+        return Nested(node.line, self.address_space(members["cr3"]), npt)
+
+    def address_space(self, node: Node) -> str:
+        name = node.text()
+        if name not in self.tables or self.tables[name].npt:
+            node.fail(f"no address space {name!r}")
+        return name
+
+    def step(self, node: Node) -> Step:
+        members = node.any_map()
+        if len(members) != 1:
+            node.fail("a step is one key and its value")
+        ((name, value),) = members.items()
+        if name not in self.step_readers:
+            value.fail(f"unknown step {name!r}; known are {', '.join(self.step_readers)}")
+        if self.allowed is not None and name not in self.allowed:
+            value.fail(f"{name!r} is not possible in here; possible are {', '.join(self.allowed)}")
+        return self.step_readers[name](value)
+
+    def inner_steps(self, node: Node, allowed: tuple[str, ...]) -> tuple[Step, ...]:
+        self.allowed = allowed
+        steps = node.each(self.step)
+        self.allowed = None
+        return steps
+
+    def in_nested(self, node: Node) -> Step:
+        if self.nested is None:
+            node.fail("nested steps need the key 'nested' at the top")
+        return InNested(node.line, self.inner_steps(node, IN_NESTED))
+
+    def access(self, kind: str, node: Node) -> Step:
+        if not node.is_map:
+            return Access(node.line, kind, self.address(node))
+        of_writes = ("value", "size") if kind == "write" else ()
+        members = node.map(required=("at",), optional=("user", "fault", "count", "every", *of_writes))
+        user = "user" in members and members["user"].flag()
+        fault = "fault" in members and members["fault"].flag()
+        if user and (self.allowed is not None or not self.mode.paging):
+            members["user"].fail("user mode is only possible with paging, outside of smm and nested")
+        if fault and not self.mode.paging:
+            members["fault"].fail("nothing faults without paging")
+        return Access(
+            node.line,
+            kind,
+            self.address(members["at"]),
+            user=user,
+            fault=fault,
+            value=members["value"].number() if "value" in members else 0x5EED,
+            size=members["size"].choice({"1": 1, "4": 4}) if "size" in members else None,
+            count=members["count"].number(1, 512) if "count" in members else 1,
+            every=members["every"].number(1) if "every" in members else PAGE,
+        )
+
+    def set_entry(self, node: Node) -> Step:
+        optional = ("to", "table", "clear", "flags", "quietly")
+        members = node.map(required=("in", "at", "level"), optional=optional)
+        if sum(key in members for key in ("to", "table", "clear")) != 1:
+            node.fail("one of 'to', 'table' and 'clear' is needed")
+        place = self.place_of(members)
+        if "to" in members and place.level not in self.table_format().leaf_levels:
+            node.fail(f"no pages at level {place.level}")
+        return SetEntry(
+            node.line,
+            place,
+            to=members["to"].aligned(PAGE, MAX_BASE) if "to" in members else None,
+            table=self.place(members["table"]) if "table" in members else None,
+            flags=self.flags(members.get("flags")),
+            quietly="quietly" in members and members["quietly"].flag(),
+        )
+
+    def set_bit(self, node: Node) -> Step:
+        members = node.any_map()
+        if len(members) != 1 or next(iter(members)) not in BITS:
+            node.fail(f"one bit and its value expected; bits are {', '.join(BITS)}")
+        ((bit, value),) = members.items()
+        return SetBit(node.line, bit, value.flag())
+
+    def change_slot(self, node: Node) -> Step:
+        members = node.any_map()
+        if "id" not in members:
+            node.fail("'id' is missing")
+        number = members["id"].number(1, 31)
+        return SetSlot(node.line, self.add_slot(number, node, self.slots.get(number)))
+
+    def clear_dirty_log(self, node: Node) -> Step:
+        members = node.map(required=("slot", "page", "count"))
+        page, count = members["page"].aligned(64), members["count"].number(1)
+        return DirtyLog(node.line, self.slot_of(members["slot"]).id, True, page, count)
+
+    def host_pages(self, what: str, node: Node) -> Step:
+        members = node.map(required=("slot",), optional=("page", "count"))
+        slot = self.slot_of(members["slot"])
+        pages = slot.size // PAGE
+        page = members["page"].number(0, pages - 1) if "page" in members else 0
+        count = members["count"].number(1, pages - page) if "count" in members else 1
+        return HostPages(node.line, what, slot.id, page, count)

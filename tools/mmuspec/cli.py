@@ -216,6 +216,44 @@ def explain(directory: Path, statement_id: str, results: tuple[Path, ...]) -> No
     click.echo(told(*_known(directory, results), statement_id), nl=False)
 
 
+@main.command()
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True)
+@click.option("--base", metavar="DOC", help="The document that the patches are for.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "md"]),
+    default="text",
+    show_default=True,
+    help="How to print it: a reply to a mail, data, or Markdown for a pull request.",
+)
+@click.option(
+    "--tree",
+    type=click.Path(path_type=Path),
+    help="A kernel tree: for ranges A..B, and to look up the files and names that new text speaks of.",
+)
+@RESULTS
+@click.pass_obj
+def review(
+    directory: Path,
+    patches: tuple[str, ...],
+    base: str | None,
+    form: str,
+    tree: Path | None,
+    results: tuple[Path, ...],
+) -> None:
+    """Review patches of the document: what they do to its statements, and what of it is known to be untrue.
+
+    PATCH is a mail, an mbox, the output of git format-patch, a diff, a thread saved from a web archive, - for
+    standard input, or, with --tree, a range of commits A..B. Exit status 0: nothing to say, 1: findings.
+    """
+    from mmuspec.reading import load_spec_once
+    from mmuspec.review.command import run
+
+    spec = load_spec_once(directory) if any(directory.glob("*.yaml")) else None
+    sys.exit(run(spec, directory.parent, patches, base, tree, results, form))
+
+
 def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | None, Document | None]:
     """The spec, the results of the last run, the document: without the last two there is still something to say."""
     from mmuspec import results

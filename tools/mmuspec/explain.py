@@ -63,6 +63,8 @@ def _told(report: Report, dossier: Dossier, former: Former | None) -> Iterator[s
 
 
 def _place(report: Report, dossier: Dossier, former: Former | None) -> str:
+    if former and former.proposed:
+        return f"never in a document: proposed in {former.proposed}"
     if former:
         seen = f"Linux {former.release}" if former.release else f"sha256 {former.sha256[:12]}"
         now = f"; now {former.replaced_by}" if former.replaced_by else ""

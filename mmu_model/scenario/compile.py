@@ -226,7 +226,7 @@ class _Compiler:
             return False
         return self.calls[record.address - 1].op is not HostOp.SMI
 
-    def step(self, step: Step) -> list[Record]:  # noqa: C901  one case a kind of step
+    def step(self, step: Step) -> list[Record]:
         match step:
             case Access():
                 op = SIZED_WRITES[step.size] if step.size else ACCESS_OPS[step.kind, step.user]

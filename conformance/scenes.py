@@ -121,6 +121,36 @@ def guest(
     return scene
 
 
+WINDOWS = {"32-bit": 0x8000_0000, "PAE": 0x8000_0000, "4-level": 512 * GIB, "5-level": 512 * GIB}
+
+
+@dataclass
+class Editor(Scene):
+    """A scene whose guest sees its own tables through a window, by other tables than those it edits."""
+
+    window: int = 0
+
+    def gpte(self, address: int, level: int = 1) -> int:
+        """The linear address at which the guest sees its entry of that level for an address."""
+        assert self.tables is not None
+        return self.window + self.tables.entry_address(address, level) - TABLES
+
+    def edit(self, address: int, value: int, level: int = 1) -> None:
+        """The guest writes one of its entries, as a program does; 4-byte entries are not for this."""
+        self.cpu.write(self.gpte(address, level), value)
+
+
+def editing_guest(
+    kernel: str, mapped: Mapping[int, int], paging: str = "4-level", *, flags: int = USED
+) -> Editor:
+    """A guest under shadow paging that can edit its own tables."""
+    scene = guest(kernel, MmuKind.SHADOW, paging, mapped=mapped, mapped_flags=flags)
+    window = WINDOWS[paging]
+    scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
+    scene.cpu.set_registers(scene.cpu.vcpu.registers)
+    return Editor(scene.vm, scene.cpu, scene.tables, scene.frames, window)
+
+
 def nested_guest(
     kernel: str,
     mmu: MmuKind,

@@ -254,6 +254,31 @@ def review(
     sys.exit(run(spec, directory.parent, patches, base, tree, results, form))
 
 
+@main.command()
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A kernel tree, a tar of one, or a linux-source package.",
+)
+@click.option("--doc", metavar="DOC", help="The document (default: the one in the sources).")
+@click.option(
+    "--rev", help="A revision of the tree, or A..B: then also what changed since the text last did."
+)
+@FORMAT
+@click.pass_obj
+def audit(directory: Path, source: Path, doc: str | None, rev: str | None, form: str) -> None:
+    """Hold the fields that DOC describes against the members of the C structs.
+
+    Exit status 0: nothing to say, 1: findings.
+    """
+    from mmuspec.audit.command import run
+    from mmuspec.reading import load_spec_once
+
+    spec = load_spec_once(directory) if any(directory.glob("*.yaml")) else None
+    sys.exit(run(spec, source, doc, rev, form))
+
+
 def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | None, Document | None]:
     """The spec, the results of the last run, the document: without the last two there is still something to say."""
     from mmuspec import results

@@ -28,7 +28,7 @@ def wrong_figures(text: str, names: Sequence[str]) -> Iterator[str]:
             yield from _against(figure, text)
     for name in names:
         if name in facts["widths"]:
-            yield from _field(name, facts["widths"][name], text)
+            yield from wrong_widths(name, facts["widths"][name], text)
     yield from _settings(text, facts)
 
 
@@ -42,7 +42,8 @@ def _against(figure: Mapping[str, Any], text: str) -> Iterator[str]:
             yield f"{figure['about']}{of}: {' or '.join(right)}, not {found['value']} ({figure['from']})"
 
 
-def _field(name: str, bits: int, text: str) -> Iterator[str]:
+def wrong_widths(name: str, bits: int, text: str) -> Iterator[str]:
+    """What a statement says of a field that has not room for it."""
     most = (1 << bits) - 1
     for pattern in (RANGE, EITHER):
         for found in pattern.finditer(text):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from mmuspec.results import Test
 from mmuspec.review.diffs import DiffLine
 from mmuspec.review.fields import FieldChanges
 from mmuspec.review.patching import Fit, Misfit
@@ -37,20 +38,11 @@ class Topic(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
-    """A test of a statement. `outcome` is that of the last run, empty if none is at hand."""
-
-    nodeid: str
-    refutes: bool
-    outcome: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing to say, about the lines `quote` of the diff.
 
     `verdicts` are (kernel, verdict) of a known statement, the kernel empty for all others; `why` is what the
-    spec says to them.
+    spec says to them. The outcome of a test is empty where no run is at hand.
     """
 
     topic: Topic

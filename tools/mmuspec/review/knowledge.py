@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from mmuspec.fetch.places import belongs
-from mmuspec.results import Results
-from mmuspec.review.finding import Coverage, Finding, Level, Test, Topic
+from mmuspec.results import Results, Test
+from mmuspec.review.finding import Coverage, Finding, Level, Topic
 from mmuspec.review.known_tests import tests_of
 from mmuspec.spec import REFUTED, Spec, SpecStatement, Verdict
 from mmuspec.status import Status

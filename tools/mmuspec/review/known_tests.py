@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mmuspec.results import Results
-from mmuspec.review.finding import Test
+from mmuspec.results import Results, Test
 
 FOLDER = "conformance"
 MARK = "spec"
@@ -24,7 +23,7 @@ def tests_of(ids: Collection[str], root: Path, results: Results | None) -> dict[
     for statement in results.statements if results else ():
         if statement.id in ids:
             for test in statement.tests:
-                found[statement.id][test.nodeid] = Test(test.nodeid, test.refutes, test.outcome)
+                found[statement.id][test.nodeid] = test
     for path in sorted((root / FOLDER).glob("**/test_*.py")):
         for statement_id, test in _marked(path, path.relative_to(root).as_posix(), ids):
             ran = any(nodeid.partition("[")[0] == test.nodeid for nodeid in found[statement_id])
@@ -45,7 +44,7 @@ def _marked(path: Path, name: str, ids: Collection[str]) -> Iterator[tuple[str, 
         for decorator in node.decorator_list:
             mark = _mark(decorator)
             if mark and mark[0] in ids:
-                yield mark[0], Test(qualified, mark[1])
+                yield mark[0], Test(qualified, "", mark[1])
 
 
 def _functions(body: list[ast.stmt], name: str) -> Iterator[tuple[str, ast.FunctionDef]]:

@@ -30,6 +30,7 @@ PAGE = 4096
 
 TABLES = 32 * MIB
 NESTED_TABLES = 48 * MIB
+INNER_TABLES = 56 * MIB
 
 P_W_U = 0x7
 """Flags of a guest's entry: present, writable, user."""
@@ -121,6 +122,36 @@ def guest(
     return scene
 
 
+WINDOWS = {"32-bit": 0x8000_0000, "PAE": 0x8000_0000, "4-level": 512 * GIB, "5-level": 512 * GIB}
+
+
+@dataclass
+class Editor(Scene):
+    """A scene whose guest sees its own tables through a window, by other tables than those it edits."""
+
+    window: int = 0
+
+    def gpte(self, address: int, level: int = 1) -> int:
+        """The linear address at which the guest sees its entry of that level for an address."""
+        assert self.tables is not None
+        return self.window + self.tables.entry_address(address, level) - TABLES
+
+    def edit(self, address: int, value: int, level: int = 1) -> None:
+        """The guest writes one of its entries, as a program does; 4-byte entries are not for this."""
+        self.cpu.write(self.gpte(address, level), value)
+
+
+def editing_guest(
+    kernel: str, mapped: Mapping[int, int], paging: str = "4-level", *, flags: int = USED
+) -> Editor:
+    """A guest under shadow paging that can edit its own tables."""
+    scene = guest(kernel, MmuKind.SHADOW, paging, mapped=mapped, mapped_flags=flags)
+    window = WINDOWS[paging]
+    scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
+    scene.cpu.set_registers(scene.cpu.vcpu.registers)
+    return Editor(scene.vm, scene.cpu, scene.tables, scene.frames, window)
+
+
 def nested_guest(
     kernel: str,
     mmu: MmuKind,
@@ -180,3 +211,24 @@ def paging_registers(
         efer=long_mode | nxe,
         maxphyaddr=maxphyaddr,
     )
+
+
+def inner_paging_guest(
+    kernel: str, mmu: MmuKind, *, linear: Mapping[int, int], nested: Mapping[int, int]
+) -> Scene:
+    """A guest that runs a guest of its own with 4-level paging, over 4-level nested page tables.
+
+    `linear` has nested guest-physical by linear addresses of the inner guest, `nested` guest-physical by
+    nested guest-physical ones. The inner guest's tables are at the same address in both. The tables of the
+    scene are the inner guest's.
+    """
+    frames: list[int] = []
+    own = {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(16)}
+    scene = nested_guest(kernel, mmu, mapped={**nested, **own})
+    assert scene.tables is not None
+    inner = page_tables(scene.vm, Mode.FOUR_LEVEL, INNER_TABLES, frames)
+    for address, page in linear.items():
+        inner.map(address, page)
+    scene.cpu.leave_nested()
+    scene.cpu.enter_nested(scene.tables.root, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    return Scene(scene.vm, scene.cpu, inner, frames)

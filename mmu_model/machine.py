@@ -5,6 +5,7 @@ it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from mmu_model.hardware import control
@@ -37,6 +38,7 @@ from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.nested import enter_nested, leave_nested
+from mmu_model.kvm.notifier import kvm_mmu_notifier_invalidate_range
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
@@ -109,6 +111,7 @@ class VirtualMachine:
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
+        self.process.notifiers.append(partial(kvm_mmu_notifier_invalidate_range, self.kvm))
         self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
         self.devices: dict[int, int] = {}
         """What the process has for addresses without memory: by gpa the value stored last."""

@@ -74,6 +74,8 @@ class Kvm:
         Roots of the TDP MMU, newest first, and how many pages besides them it uses.
     indirect_shadow_pages :
         How many pages shadow a guest's table.
+    manual_dirty_log_protect :
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: getting the dirty log does not clear it.
     mmu_invalidate_seq, mmu_invalidate_in_progress :
         How many changes of the host's mappings were over, and how many are under way.
 
@@ -101,6 +103,7 @@ class Kvm:
     tdp_mmu_pages: int = 0
     possible_nx_huge_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
     shadow_root_allocated: bool = False
+    manual_dirty_log_protect: bool = False
     mmu_invalidate_seq: int = 0
     mmu_invalidate_in_progress: int = 0
     stat: Counter[str] = field(default_factory=Counter)

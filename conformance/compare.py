@@ -1,7 +1,7 @@
 """How far the model equals real kernels: python -m conformance.compare [SCENARIO...].
 
-A line for each scenario, a column for each kernel and MMU: `=` equal, a number how many lines differ, `-` not
-recorded, `!` it cannot run. Below, what stands in the way, once for each thing that does.
+A line for each scenario, a column for each kernel and MMU: `=` equal, `~` equal but for an excuse (excuses.py),
+a number how many lines differ, `!` it cannot run, `-` not recorded. Below, what stands in the way, once for each thing that does.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ def main(kernel: str | None, mmu: str | None, lines: int, scenarios: tuple[str, 
     for column in columns:
         count = Counter(v.outcome for v in verdicts if (v.case.mmu, v.case.kernel) == column)
         click.echo(f"{column[0]} {column[1]}: " + ", ".join(f"{count[o]} {o.value}" for o in Outcome))
-    raise SystemExit(any(verdict.outcome is not Outcome.EQUAL for verdict in verdicts))
+    raise SystemExit(any(verdict.lines for verdict in verdicts))
 
 
 def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return "-"
-    return {Outcome.EQUAL: "=", Outcome.CANNOT_RUN: "!"}.get(verdict.outcome, str(len(verdict.lines)))
+    return {Outcome.EQUAL: "=", Outcome.EXCUSED: "~", Outcome.CANNOT_RUN: "!"}.get(
+        verdict.outcome, str(len(verdict.lines))
+    )
 
 
 if __name__ == "__main__":

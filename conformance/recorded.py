@@ -10,6 +10,7 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
+from conformance.excuses import excused
 from mmu_model.run import CannotRun, run_scenario
 from mmu_model.scenario import Scenario, read_scenario
 from mmu_model.snapshot import MmuKind, Recording, differences, read_recording
@@ -21,6 +22,7 @@ class Outcome(Enum):
     """How the model and a recording stand to each other."""
 
     EQUAL = "equal"
+    EXCUSED = "equal but for an excuse"
     DIFFERS = "differs"
     CANNOT_RUN = "cannot run"
 
@@ -78,8 +80,10 @@ def judge(case: Case) -> Verdict:
         where = traceback.extract_tb(failure.__traceback__)[-1]
         line = f"{type(failure).__name__}: {failure} ({Path(where.filename).name}:{where.lineno})"
         return Verdict(case, Outcome.CANNOT_RUN, (line,))
-    lines = tuple(compare(modelled, read_recording(case.path)))
-    return Verdict(case, Outcome.DIFFERS if lines else Outcome.EQUAL, lines)
+    recorded = read_recording(case.path)
+    if lines := tuple(compare(*excused(MmuKind(case.mmu), modelled, recorded))):
+        return Verdict(case, Outcome.DIFFERS, lines)
+    return Verdict(case, Outcome.EQUAL if modelled == recorded else Outcome.EXCUSED)
 
 
 def compare(modelled: Recording, recorded: Recording) -> Iterator[str]:

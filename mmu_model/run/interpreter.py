@@ -1,6 +1,6 @@
 """The guest: the interpreter of the step list, access by access (kvm_live/guest/interpreter.S)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from mmu_model.hardware.faults import PageFault
@@ -23,6 +23,8 @@ class Interpreter:
     ----------
     cpu, program :
         What it runs on, and what it runs.
+    on_result :
+        Called with what an access gave.
     on_host :
         Called with a record of Op.HOST; says whether a system-management interrupt is pending then.
     on_vmrun, on_vmmcall :
@@ -35,6 +37,7 @@ class Interpreter:
         cpu: Cpu,
         program: Program,
         *,
+        on_result: Callable[[StepResult], None],
         on_host: Callable[[Record], bool],
         on_vmrun: Callable[[], None],
         on_vmmcall: Callable[[], None],
@@ -42,17 +45,18 @@ class Interpreter:
         self._cpu = cpu
         self._mode = program.mode
         self._records = {record.at: record for record in program.records}
+        self._on_result = on_result
         self._on_host = on_host
         self._on_vmrun = on_vmrun
         self._on_vmmcall = on_vmmcall
         self._in_smm = False
         self._word = 8 if program.mode.long else 4
 
-    def run(self) -> Iterator[StepResult]:
-        """The whole program; what its accesses gave."""
-        yield from self._list(STEPS)
+    def run(self) -> None:
+        """The whole program."""
+        self._list(STEPS)
 
-    def _list(self, at: int) -> Iterator[StepResult]:
+    def _list(self, at: int) -> None:
         """Run a step list to its end: Op.END, Op.RSM or Op.VMMCALL."""
         while True:
             record = self._records[at]
@@ -60,7 +64,7 @@ class Interpreter:
             # Every step ends in an exit, and the processor that was recorded has no ASIDs.
             self._cpu.vcpu.requests.add(Request.TLB_FLUSH_CURRENT)
             if record.op in ACCESSES:
-                yield from self._access(record)
+                self._access(record)
                 continue
             self._touch_all(touches(record.op, 0, 0, at=record.at, mode=self._mode, in_smm=self._in_smm))
             match record.op:
@@ -76,10 +80,10 @@ class Interpreter:
                     self._cpu.invlpg(record.address)
                 case Op.HOST:
                     if self._on_host(record):
-                        yield from self._smm()
+                        self._smm()
                 case Op.VMRUN:
                     self._on_vmrun()
-                    yield from self._list(record.value)
+                    self._list(record.value)
                 case Op.VMMCALL:
                     self._on_vmmcall()
                     return
@@ -89,15 +93,15 @@ class Interpreter:
                 case _:
                     return
 
-    def _smm(self) -> Iterator[StepResult]:
+    def _smm(self) -> None:
         """The handler finds its list at SMM_STEPS."""
         self._cpu.enter_smm()
         self._in_smm = True
         self._touch(Touch("fetch", SMM_CODE, 1))
-        yield from self._list(self._cpu.read(SMM_STEPS, 4))
+        self._list(self._cpu.read(SMM_STEPS, 4))
         self._in_smm = False
 
-    def _access(self, record: Record) -> Iterator[StepResult]:
+    def _access(self, record: Record) -> None:
         """A step that accesses memory, up to the exit that tells what it gave."""
 
         def steps(*, faults: bool) -> tuple[Touch, ...]:
@@ -115,16 +119,12 @@ class Interpreter:
             values = self._touch_all(steps(faults=False))
         except PageFault as fault:
             self._touch_all(steps(faults=True)[-DELIVERY:])
-            yield StepResult(
-                record.step,
-                vector=PAGE_FAULT_VECTOR,
-                error_code=Word(fault.error_code),
-                cr2=Address(fault.cr2),
-            )
+            code, cr2 = Word(fault.error_code), Address(fault.cr2)
+            self._on_result(StepResult(record.step, vector=PAGE_FAULT_VECTOR, error_code=code, cr2=cr2))
             return
         if record.op in (Op.READ, Op.USER_READ):
             own = 3 if record.op is Op.USER_READ else 2
-            yield StepResult(record.step, value=Word(values[own]))
+            self._on_result(StepResult(record.step, value=Word(values[own])))
 
     def _touch_all(self, found: tuple[Touch, ...]) -> list[int]:
         return [self._touch(touch) for touch in found]

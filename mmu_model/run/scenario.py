@@ -11,7 +11,7 @@ from mmu_model.run.userspace import Userspace
 from mmu_model.scenario import HostOp, Program, Record, Scenario, compile_scenario
 from mmu_model.scenario.schema import Access
 from mmu_model.scenario.tables import GuestTables
-from mmu_model.snapshot import MmuKind, Recording, Snapshot, canonical
+from mmu_model.snapshot import MmuKind, Recording, Snapshot, StepResult, canonical
 
 
 def run_scenario(scenario: Scenario, kernel: str, mmu: MmuKind) -> Recording:
@@ -52,10 +52,12 @@ class _Run:
     def __init__(self, scenario: Scenario, kernel: str, mmu: MmuKind) -> None:
         self.scenario = scenario
         self.program: Program = compile_scenario(scenario)
+        self.results: list[StepResult] = []
         self.snapshots: list[Snapshot] = []
         self.vm = build_machine(scenario, self.program, kernel, mmu)
         self.base = map_memory(self.vm, self.program)
-        self.userspace = Userspace(scenario, self.vm, self.base, self.take_snapshot)
+        self.userspace = Userspace(self.vm, self.base, self.take_snapshot)
+        self.vm.kvm.manual_dirty_log_protect = self.program.manual_dirty_log
         for call in self.program.slots:
             self.userspace.do(call)
         self.cpu = add_cpu(self.vm, self.program)
@@ -66,16 +68,22 @@ class _Run:
 
     def recording(self) -> Recording:
         interpreter = Interpreter(
-            self.cpu, self.program, on_host=self.host, on_vmrun=self.vmrun, on_vmmcall=self.vmmcall
+            self.cpu,
+            self.program,
+            on_result=self.results.append,
+            on_host=self.host,
+            on_vmrun=self.vmrun,
+            on_vmmcall=self.vmmcall,
         )
-        results = tuple(interpreter.run())
-        return Recording(self.scenario.name, self.program.digest, results, tuple(self.snapshots))
+        interpreter.run()
+        return Recording(self.scenario.name, self.program.digest, tuple(self.results), tuple(self.snapshots))
 
     def host(self, record: Record) -> bool:
         """The host calls of a record; whether the last one sent a system-management interrupt."""
         calls = self.program.host_calls[record.address : record.address + record.value]
         for call in calls:
-            self.userspace.do(call)
+            if result := self.userspace.do(call):
+                self.results.append(result)
         return calls[-1].op is HostOp.SMI
 
     def vmrun(self) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_4K, Hva, pa, pages_per_hpage
+from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, Hva, pa, pages_per_hpage
 
 _FIRST_HVA: Final = 0x7F00_0000_0000
 
@@ -152,8 +152,15 @@ class Process:
         self._zeroes -= set(range(hva >> PAGE_SHIFT, (hva >> PAGE_SHIFT) + npages))
 
     def mprotect(self, hva: Hva, npages: int, *, writable: bool) -> None:
-        """Let the process write to these pages, or not."""
-        self._notify(hva >> PAGE_SHIFT, npages)
+        """Let the process write to these pages, or not.
+
+        Where the host takes memory that was alike apart within 2 MiB, it splits a large page there, and
+        announces that for the whole of it even if there is none (huge_memory.c: vma_adjust_trans_huge).
+        """
+        page = hva >> PAGE_SHIFT
+        for boundary in (page, page + npages):
+            self._notify_split(boundary)
+        self._notify(page, npages)
         self._change(hva, npages, lambda part: replace(part, writable=writable))
 
     def _area(self, page: int) -> _Area | None:
@@ -188,6 +195,15 @@ class Process:
         self._zeroes.discard(page)
         pfn = self._host.alloc_user_frames(size, size)
         self._areas.append(replace(area, start=first, npages=size, pfn=pfn))
+
+    def _notify_split(self, boundary: int) -> None:
+        size = pages_per_hpage(PG_LEVEL_2M)
+        first = boundary & -size
+        area = self._area(boundary)
+        if area is None or boundary == first:
+            return
+        if area.start <= first and first + size <= area.start + area.npages:
+            self._notify(first, size)
 
     def _zero_page(self) -> HostMapping:
         return HostMapping(Pfn(pa(self._host.zero_page) >> PAGE_SHIFT), PG_LEVEL_4K, writable=False)

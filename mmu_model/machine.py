@@ -290,7 +290,7 @@ class Cpu:
         fault, self.vcpu.exception = self.vcpu.exception, None
         if fault is None:
             return
-        if self.vcpu.guest_mode:
+        if self.vcpu.mmu is self.vcpu.guest_mmu:
             raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
         raise fault
 

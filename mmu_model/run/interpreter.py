@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Final
 
 from mmu_model.hardware.faults import Fault, GeneralProtection, NestedPageFault, PageFault
-from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.vcpu import Request
 from mmu_model.machine import Cpu
 from mmu_model.scenario import Op, Program, Record, Touch, touches
@@ -108,8 +107,6 @@ class Interpreter:
 
     def _smm(self) -> None:
         """The handler of system-management interrupts finds its list at SMM_STEPS."""
-        if self._cpu.vcpu.guest_mode:
-            raise KvmError("what SMM is to a nested guest, the model does not know; no real kernel was asked")
         self._cpu.enter_smm()
         self._in_smm = True
         self._touch(Touch("fetch", SMM_CODE, 1))

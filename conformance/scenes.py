@@ -134,7 +134,7 @@ def nested_guest(
         max_tdp_level=max_tdp_level,
         maxphyaddr=maxphyaddr,
     )
-    scene.cpu.read(TABLES)
+    scene.reads(TABLES)
     frames: list[int] = []
     nested = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, frames)
     for ngpa, gpa in mapped.items():

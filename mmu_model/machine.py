@@ -220,6 +220,8 @@ class Cpu:
             try:
                 return self._execute(instruction)
             except PageFault as fault:
+                if self.vcpu.kvm.parameters.tdp_enabled:
+                    raise  # it is none of KVM's business (svm.c: init_vmcb)
                 exit_reason = fault.cr2, fault.error_code
             except NestedPageFault as fault:
                 exit_reason = fault.exit_info_2, fault.exit_info_1

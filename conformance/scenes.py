@@ -178,7 +178,7 @@ def nested_guest(
         maxphyaddr=maxphyaddr,
         nx=nx,
     )
-    scene.cpu.read(TABLES)
+    scene.reads(TABLES)
     frames: list[int] = []
     nested = page_tables(scene.vm, PAGING[paging], NESTED_TABLES, frames)
     for ngpa, gpa in mapped.items():

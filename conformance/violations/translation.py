@@ -15,13 +15,13 @@ ENCODE = "translation/direct-or-shadow/encode-one-to-three"
 DIRECT = "translation/direct-or-shadow/direct-when-they-match"
 
 
-@violates(PROGRAMS)
+@violates(PROGRAMS, "events/driven-by-events/guest-and-host")
 def kvm_carries_out_every_access(model: BrokenModel) -> None:
     """No fault leads to an spte: the guest is emulated."""
     model.replace("kvm.page_fault._do_page_fault", lambda vcpu, address, error_code: RetPf.EMULATE)
 
 
-@violates(PROGRAMS, ENCODE)
+@violates(PROGRAMS, ENCODE, "acronyms/spte/meaning")
 def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     """Without nested paging CR3 is loaded with what the guest loaded it with."""
     model.wrap(
@@ -29,7 +29,7 @@ def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     )
 
 
-@violates(OFF, ON, NESTED)
+@violates(OFF, ON, NESTED, "acronyms/gpa/meaning", "acronyms/gpte/meaning")
 def guest_physical_is_host_physical(model: BrokenModel) -> None:
     """The guest gets the host's frame of the same number as its own."""
 
@@ -58,20 +58,20 @@ def paging_cannot_be_turned_off(model: BrokenModel) -> None:
     model.wrap("kvm.registers.load_registers", change)
 
 
-@violates(ON)
+@violates(ON, "acronyms/gva/meaning")
 def linear_addresses_are_guest_physical(model: BrokenModel) -> None:
     """The guest's tables are not asked where an address leads: not by KVM, not by the processor."""
     _skip_tables_in_kvm(model)
     _skip_tables_in_the_processor(model)
 
 
-@violates(NESTED)
+@violates(NESTED, "acronyms/ngva/meaning")
 def nested_linear_addresses_are_nested_guest_physical(model: BrokenModel) -> None:
     """The inner guest's tables are not asked."""
     _skip_tables_in_the_processor(model)
 
 
-@violates(NESTED)
+@violates(NESTED, "acronyms/ngpa/meaning")
 def nested_guest_physical_addresses_are_guest_physical(model: BrokenModel) -> None:
     """The tables of the guest hypervisor are not asked."""
     _skip_tables_in_kvm(model)

@@ -35,7 +35,7 @@ from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested_npt, leave_nested
+from mmu_model.kvm.nested import enter_nested_npt, enter_nested_shadow, leave_nested
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
@@ -210,6 +210,10 @@ class Cpu:
         """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
         enter_nested_npt(self.vcpu, nested_cr3, registers)
 
+    def enter_nested_shadow(self, registers: Registers) -> None:
+        """VMRUN without nested paging: run a guest of the guest on page tables that the guest has made."""
+        enter_nested_shadow(self.vcpu, registers)
+
     def leave_nested(self) -> None:
         """#VMEXIT: back to the guest itself."""
         leave_nested(self.vcpu)
@@ -279,7 +283,7 @@ class Cpu:
         fault, self.vcpu.exception = self.vcpu.exception, None
         if fault is None:
             return
-        if self.vcpu.guest_mode:
+        if self.vcpu.mmu is self.vcpu.guest_mmu:
             raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
         raise fault
 

@@ -9,7 +9,8 @@ from mmu_model.hardware.registers import CR0_PE, CR0_PG, CR4_PKE, Registers
 from mmu_model.kvm.context import kvm_init_mmu, tdp_level
 from mmu_model.kvm.cpu_role import kvm_calc_cpu_role, shadow_npt_root_role
 from mmu_model.kvm.errors import KvmError
-from mmu_model.kvm.roots import kvm_mmu_new_pgd
+from mmu_model.kvm.registers import load_registers
+from mmu_model.kvm.roots import kvm_mmu_new_pgd, kvm_mmu_reset_context, kvm_mmu_unload
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 
 
@@ -53,11 +54,25 @@ def enter_nested_npt(vcpu: KvmVcpu, nested_cr3: int, registers: Registers) -> No
     kvm_mmu_new_pgd(vcpu, nested_cr3)
 
 
+def enter_nested_shadow(vcpu: KvmVcpu, registers: Registers) -> None:
+    """VMRUN without nested paging: the inner guest runs on page tables that the hypervisor made.
+
+    They translate ngva to gpa, for the hypervisor has put its own translation of ngpa to gpa into them. To
+    KVM they are tables like any other.
+    """
+    vcpu.l1_registers, vcpu.guest_mode = vcpu.registers, True
+    load_registers(vcpu, registers)
+    kvm_mmu_reset_context(vcpu)
+
+
 def leave_nested(vcpu: KvmVcpu) -> None:
     """#VMEXIT to the hypervisor."""
     if vcpu.l1_registers is None:
         raise KvmError("the vCPU runs no inner guest")
     vcpu.guest_mode = False
-    vcpu.registers, vcpu.l1_registers = vcpu.l1_registers, None
+    outer, vcpu.l1_registers = vcpu.l1_registers, None
+    load_registers(vcpu, outer)
+    if vcpu.mmu is vcpu.root_mmu:
+        kvm_mmu_unload(vcpu)
     kvm_init_mmu(vcpu)
     vcpu.requests.add(Request.LOAD_MMU_PGD)

@@ -30,9 +30,9 @@ def before(path: str, act: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def mmu_lock_dropped(vm: VirtualMachine) -> Iterator[None]:
     """KVM yields: whoever holds mmu_lock for write lets others have it meanwhile."""
-    lock = vm.kvm.mmu_lock
-    held, lock.writer = lock.writer, False
+    lock = vm.kvm.mmu_lock.write
+    lock.release()
     try:
         yield
     finally:
-        lock.writer = held
+        lock.acquire()

@@ -31,6 +31,7 @@ PAGE = 4096
 
 TABLES = 32 * MIB
 NESTED_TABLES = 48 * MIB
+INNER_TABLES = 56 * MIB
 
 P_W_U = 0x7
 """Flags of a guest's entry: present, writable, user."""
@@ -213,3 +214,24 @@ def paging_registers(
         efer=long_mode | nxe,
         maxphyaddr=maxphyaddr,
     )
+
+
+def inner_paging_guest(
+    kernel: str, mmu: MmuKind, *, linear: Mapping[int, int], nested: Mapping[int, int]
+) -> Scene:
+    """A guest that runs a guest of its own with 4-level paging, over 4-level nested page tables.
+
+    `linear` has nested guest-physical by linear addresses of the inner guest, `nested` guest-physical by
+    nested guest-physical ones. The inner guest's tables are at the same address in both. The tables of the
+    scene are the inner guest's.
+    """
+    frames: list[int] = []
+    own = {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(16)}
+    scene = nested_guest(kernel, mmu, mapped={**nested, **own})
+    assert scene.tables is not None
+    inner = page_tables(scene.vm, Mode.FOUR_LEVEL, INNER_TABLES, frames)
+    for address, page in linear.items():
+        inner.map(address, page)
+    scene.cpu.leave_nested()
+    scene.cpu.enter_nested(scene.tables.root, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    return Scene(scene.vm, scene.cpu, inner, frames)

@@ -131,7 +131,7 @@ def nested_shadow(kernel: str) -> Scene:
     scene.reads(0x8000)
     made = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, [])
     made.map(HERE, WHERE)
-    scene.cpu.enter_nested_shadow(paging_registers(Mode.FOUR_LEVEL, made.root))
+    scene.cpu.enter_nested(None, paging_registers(Mode.FOUR_LEVEL, made.root))
     return scene
 
 

@@ -4,6 +4,8 @@ The processor of the hardware model walks the sptes that KVM wrote. What faults 
 it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from mmu_model.hardware import control
@@ -27,7 +29,7 @@ from mmu_model.hardware.registers import (
 )
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kernels import kernel_named
-from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import RetPf
@@ -35,7 +37,8 @@ from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested_npt, enter_nested_shadow, leave_nested
+from mmu_model.kvm.nested import enter_nested, leave_nested
+from mmu_model.kvm.notifier import kvm_mmu_notifier_invalidate_range
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
@@ -53,6 +56,9 @@ from mmu_model.tdp import entry as tdp_mmu
 MAX_EXITS: Final = 100
 """Exits in a row for one access, after which the guest is taken to be stuck."""
 
+
+CR0_EM_TS: Final = 3 << 2
+"""CR0.EM and CR0.TS, which mean nothing for memory."""
 
 FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
 
@@ -98,12 +104,14 @@ class VirtualMachine:
                 tdp_enabled=mmu is not MmuKind.SHADOW,
                 tdp_mmu_enabled=mmu is MmuKind.TDP,
                 max_tdp_level=max_tdp_level,
+                tdp_root_level=max_tdp_level,
                 nx_huge_pages=nx_huge_pages,
             ),
             masks=paging_masks(maxphyaddr),
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
+        self.process.notifiers.append(partial(kvm_mmu_notifier_invalidate_range, self.kvm))
         self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
         self.devices: dict[int, int] = {}
         """What the process has for addresses without memory: by gpa the value stored last."""
@@ -149,7 +157,7 @@ class Cpu:
         self.vcpu = KvmVcpu(vm.kvm, registers)
         vm.kvm.vcpus.append(self.vcpu)
         load_registers(self.vcpu, registers)
-        kvm_init_mmu(self.vcpu)
+        kvm_mmu_after_set_cpuid(self.vcpu)
         self._processor: LogicalProcessor
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
@@ -193,10 +201,10 @@ class Cpu:
             self._vm.kvm.shadow.kvm_mmu_invlpg(self.vcpu, address)
 
     def enter_smm(self) -> None:
-        """A system-management interrupt: paging is off, and the memory is that of SMM."""
-        registers = self.vcpu.registers
-        self._outside_smm = registers
-        self._change_smm(True, Registers(maxphyaddr=registers.maxphyaddr))
+        """A system-management interrupt: paging is off, and the memory is that of SMM (smm.c: enter_smm)."""
+        registers = self._outside_smm = self.vcpu.registers
+        cr0 = registers.cr0 & ~(CR0_PE | CR0_PG | CR0_EM_TS)
+        self._change_smm(True, replace(registers, cr0=cr0, cr4=0, efer=0))
 
     def rsm(self) -> None:
         """Back from SMM."""
@@ -206,13 +214,10 @@ class Cpu:
         self.vcpu.smm = smm
         self.set_registers(registers)
 
-    def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
-        """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
-        enter_nested_npt(self.vcpu, nested_cr3, registers)
-
-    def enter_nested_shadow(self, registers: Registers) -> None:
-        """VMRUN without nested paging: run a guest of the guest on page tables that the guest has made."""
-        enter_nested_shadow(self.vcpu, registers)
+    def enter_nested(self, nested_cr3: int | None, registers: Registers) -> None:
+        """VMRUN: run a guest of the guest, over nested page tables that the guest has made or, with None,
+        without."""
+        enter_nested(self.vcpu, registers, nested_cr3)
 
     def leave_nested(self) -> None:
         """#VMEXIT: back to the guest itself."""
@@ -224,6 +229,8 @@ class Cpu:
             try:
                 return self._execute(instruction)
             except PageFault as fault:
+                if self.vcpu.kvm.parameters.tdp_enabled:
+                    raise  # it is none of KVM's business (svm.c: init_vmcb)
                 exit_reason = fault.cr2, fault.error_code
             except NestedPageFault as fault:
                 exit_reason = fault.exit_info_2, fault.exit_info_1

@@ -59,12 +59,12 @@ def pages_for_a_nested_guest_have_the_outer_tables(model: BrokenModel) -> None:
     """KVM goes on shadowing what the hypervisor itself runs on."""
 
     def wrap(original: Any) -> Any:
-        def wrong(vcpu: Any, registers: Any) -> None:
+        def wrong(vcpu: Any, registers: Any, nested_cr3: int | None) -> None:
             outer = vcpu.registers.cr3
-            original(vcpu, registers)
-            if vcpu.guest_mode:
+            original(vcpu, registers, nested_cr3)
+            if nested_cr3 is None:
                 vcpu.root_mmu.guest_pgd = outer
 
         return wrong
 
-    model.wrap("kvm.nested.enter_nested_shadow", wrap)
+    model.wrap("kvm.nested.enter_nested", wrap)

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Final
 
-from mmu_model.hardware.access import ACCESSES, Access
+from mmu_model.hardware.access import Access
 from mmu_model.hardware.faults import (
     ERROR_ID,
     ERROR_P,
@@ -65,15 +65,15 @@ class LinearPaging(Paging[Access]):
             self.roots = (registers.cr3 & _root_mask(mode, registers.maxphyaddr),)
         self.steps = _steps(levels, registers.maxphyaddr, registers.nxe, bool(registers.cr4 & CR4_PSE))
         self._error_mask = ~0 if reports_fetches(registers) else ~ERROR_ID
-        self._keys = keys_in_use(registers)
-        self._permitted = tuple(_permission_bits(registers, access) for access in ACCESSES)
+        self._outcomes: dict[int, int] = {}
 
     def permits(self, access: Access, rights: int, entry: int) -> bool:
-        """SDM vol. 3, 4.6: the rules are in :mod:`mmu_model.hardware.permissions`, here they are looked
-        up."""
-        if not self._permitted[access.index] >> (rights >> 1 & 3 | rights >> 61 & 4) & 1:
-            return False
-        return not self._keys or self._key_permits(access, rights, entry)
+        """SDM vol. 3, 4.6: the rules are in :mod:`mmu_model.hardware.permissions`, here one looks them up."""
+        try:
+            outcomes = self._outcomes[access.index]
+        except KeyError:
+            outcomes = self._outcomes[access.index] = _outcomes(self.registers, access)
+        return outcomes >> (entry >> 56 & 0x78 | rights >> 1 & 3 | rights >> 61 & 4) & 1 == 1
 
     def fault(self, cause: Cause, access: Access, address: int, rights: int, entry: int) -> Fault:
         """SDM vol. 3, 4.7: the error code of a page fault."""
@@ -135,9 +135,21 @@ def _shape(name: str | None, maxphyaddr: int, nxe: bool) -> Shape:
     return Shape(reserved=reserved, illegal=0, address=bits["address"], high=bits["high"])
 
 
-def _permission_bits(registers: Registers, access: Access) -> int:
-    """Eight bits: bit n says whether the access is permitted where the rights are n (1: W, 2: U, 4: X)."""
-    return sum(
+_WITH_U: Final = 0b1100_1100
+
+
+def _outcomes(registers: Registers, access: Access) -> int:
+    """128 bits: bit 8 * key + n says whether the access is permitted where the page has that protection key
+    and the rights are n (1: W, 2: U, 4: X)."""
+    by_rights = sum(
         permitted(registers, access, writable=bool(n & 1), user=bool(n & 2), executable=bool(n & 4)) << n
         for n in range(8)
     )
+    outcomes = 0
+    for key in range(16):
+        by_key = 0xFF
+        if keys_in_use(registers):
+            by_key = _WITH_U * key_permits(registers, access, user=True, key=key)
+            by_key |= (_WITH_U ^ 0xFF) * key_permits(registers, access, user=False, key=key)
+        outcomes |= (by_rights & by_key) << 8 * key
+    return outcomes

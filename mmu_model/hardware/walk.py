@@ -95,18 +95,19 @@ def _descend(
 ) -> Translation:
     """The walk from `start` on."""
     index, table, rights = start
+    read, inverted = memory.read, paging.inverted
     for step in paging.steps[index:]:
         size = step.entry_size
         where = table + (address >> step.shift & step.index_mask) * size
-        entry = memory.read(where, size)
+        entry = read(where, size)
 
         if not entry & step.present:
             raise paging.fault(Cause.NOT_PRESENT, access, address, 0, entry)
         is_page = entry & step.page_if
         shape = step.page if is_page else step.table
-        if entry & shape.reserved or shape.illegal >> (entry & 63) & 1:
+        if entry & shape.reserved or (shape.illegal and shape.illegal >> (entry & 63) & 1):
             raise paging.fault(Cause.MALFORMED, access, address, rights, entry)
-        rights &= (entry | step.ungoverned) ^ paging.inverted
+        rights &= (entry | step.ungoverned) ^ inverted
         if is_page:
             break
 

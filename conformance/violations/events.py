@@ -17,7 +17,7 @@ def every_entry_ends_a_generation(model: BrokenModel) -> None:
 
     def change(original: Any) -> Any:
         def wrong(vcpu: Any) -> None:
-            kvm_swap_active_memslots(vcpu.memslots)
+            kvm_swap_active_memslots(vcpu.kvm, vcpu.memslots)
             original(vcpu)
 
         return wrong

@@ -8,10 +8,12 @@ from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
+    KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS,
     KVM_MEMSLOT_INVALID,
     KvmMemorySlot,
     KvmMemslots,
 )
+from mmu_model.kvm.spte import MMIO_SPTE_GEN_MASK
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
@@ -38,7 +40,7 @@ def add_memory_region(
         slot_id, Gfn(gpa >> PAGE_SHIFT), size >> PAGE_SHIFT, userspace_addr, flags=flags, as_id=as_id
     )
     slots.replace(None, slot)
-    kvm_swap_active_memslots(slots)
+    kvm_swap_active_memslots(kvm, slots)
     _set_n_max_mmu_pages(kvm)
     return slot
 
@@ -62,7 +64,7 @@ def move_memory_region(kvm: Kvm, slot: KvmMemorySlot, gpa: int) -> KvmMemorySlot
     if slot.dirty_bitmap is not None:
         moved.dirty_bitmap = {Gfn(gfn - slot.base_gfn + moved.base_gfn) for gfn in slot.dirty_bitmap}
     slots.replace(slot, moved)
-    kvm_swap_active_memslots(slots)
+    kvm_swap_active_memslots(kvm, slots)
     return moved
 
 
@@ -81,7 +83,7 @@ def set_memory_region_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> None:
         return
     slot.flags = flags
     slot.dirty_bitmap = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
-    kvm_swap_active_memslots(kvm.memslots[slot.as_id])
+    kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id])
     kvm_mmu_slot_apply_flags(kvm, slot)
 
 
@@ -90,19 +92,40 @@ def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
     slots = kvm.memslots[slot.as_id]
     _invalidate(kvm, slot)
     slots.replace(slot, None)
-    kvm_swap_active_memslots(slots)
+    kvm_swap_active_memslots(kvm, slots)
     _set_n_max_mmu_pages(kvm)
 
 
-def kvm_swap_active_memslots(slots: KvmMemslots) -> None:
-    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date."""
-    slots.generation += KVM_ADDRESS_SPACE_NUM
+def kvm_swap_active_memslots(kvm: Kvm, slots: KvmMemslots) -> None:
+    """The changed set of slots takes effect.
+
+    Until everybody who may still work with the old set has finished, the generation has a flag that makes
+    whatever is remembered meanwhile good for nothing.
+    """
+    slots.generation |= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
+    finish_memslots_update(kvm, slots)
+
+
+def finish_memslots_update(kvm: Kvm, slots: KvmMemslots) -> None:
+    """Nobody works with the old set any more (`synchronize_srcu` has returned): the next generation begins.
+
+    Each address space has generations of its own, for all are counted in steps of their number.
+    """
+    generation = (slots.generation & ~KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) + KVM_ADDRESS_SPACE_NUM
+    kvm_mmu_invalidate_mmio_sptes(kvm, generation)
+    slots.generation = generation
+
+
+def kvm_mmu_invalidate_mmio_sptes(kvm: Kvm, generation: int) -> None:
+    """MMIO sptes keep only some bits of a generation: when those begin again at 0, all pages go (mmu.c)."""
+    if not generation & MMIO_SPTE_GEN_MASK & ~(KVM_ADDRESS_SPACE_NUM - 1):
+        kvm_mmu_zap_all_fast(kvm)
 
 
 def _invalidate(kvm: Kvm, slot: KvmMemorySlot) -> None:
     """While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone."""
     slot.flags |= KVM_MEMSLOT_INVALID
-    kvm_swap_active_memslots(kvm.memslots[slot.as_id])
+    kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id])
     kvm_mmu_zap_all_fast(kvm)
 
 

@@ -41,6 +41,7 @@ from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import load_registers
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import paging_masks
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters
@@ -188,7 +189,7 @@ class Cpu:
     def _enter(self) -> None:
         """Do what was requested, and see that the processor is loaded with what KVM made."""
         vcpu = self.vcpu
-        serve_requests(vcpu)
+        finish(serve_requests(vcpu))
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:

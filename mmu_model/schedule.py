@@ -132,7 +132,7 @@ class WrongSchedule(ScheduleError):
     """A schedule is not one of these actors."""
 
 
-def explore(start: Callable[[], Race], bound: Bound = Bound()) -> Exploration:  # noqa: B008 - it is frozen
+def explore(start: Callable[[], Race], bound: Bound = Bound()) -> Exploration:
     """Run the actors in every order.
 
     Parameters

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
     from mmu_model.kvm.page import KvmMmuPage
+    from mmu_model.kvm.task import Steps
     from mmu_model.kvm.vcpu import KvmVcpu
     from mmu_model.kvm.vm import Kvm
 
@@ -47,7 +48,7 @@ class ShadowMmu(Protocol):
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""
 
-    def kvm_zap_obsolete_pages(self, kvm: Kvm) -> None:
+    def kvm_zap_obsolete_pages(self, kvm: Kvm) -> Steps[None]:
         """Zap the pages of generations that are over."""
 
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
@@ -57,16 +58,16 @@ class ShadowMmu(Protocol):
 class TdpMmu(Protocol):
     """:mod:`mmu_model.tdp.entry`."""
 
-    def kvm_tdp_mmu_alloc_root(self, vcpu: KvmVcpu) -> None:
+    def kvm_tdp_mmu_alloc_root(self, vcpu: KvmVcpu) -> Steps[None]:
         """Load a root."""
 
-    def kvm_tdp_mmu_put_root(self, kvm: Kvm, root: KvmMmuPage) -> None:
+    def kvm_tdp_mmu_put_root(self, kvm: Kvm, root: KvmMmuPage) -> Steps[None]:
         """Let go of a root."""
 
     def kvm_tdp_mmu_invalidate_all_roots(self, kvm: Kvm) -> None:
         """Let no vCPU use any of the roots again."""
 
-    def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> None:
+    def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> Steps[None]:
         """Take the tables of such roots apart."""
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:

@@ -1,8 +1,11 @@
 """The TDP MMU as the code that both MMUs share sees it: :class:`mmu_model.kvm.interfaces.TdpMmu`."""
 
-from mmu_model.tdp.invalidate import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
-from mmu_model.tdp.map import kvm_tdp_mmu_page_fault
+from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.task import finish
+from mmu_model.kvm.vcpu import KvmVcpu
+from mmu_model.tdp import map as faults
 from mmu_model.tdp.root import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
+from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
 
 __all__ = [
     "kvm_tdp_mmu_alloc_root",
@@ -11,3 +14,8 @@ __all__ = [
     "kvm_tdp_mmu_put_root",
     "kvm_tdp_mmu_zap_invalidated_roots",
 ]
+
+
+def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+    """A guest under nested paging faulted, and nothing comes in between."""
+    return finish(faults.kvm_tdp_mmu_page_fault(vcpu, fault))

@@ -27,7 +27,7 @@ def test_who_relies_on_a_lock_has_to_hold_it_that_way_himself() -> None:
     with running(ONE), lock.write:
         with pytest.raises(LockNotHeld, match=r"one needs mmu_lock \(read\) and does not hold it"):
             lock.assert_held_read()
-        with running(OTHER), pytest.raises(LockNotHeld, match="other needs .* is held by one"):
+        with running(OTHER), pytest.raises(LockNotHeld, match=r"other needs .* is held by one"):
             lock.assert_held_write()
         lock.assert_held()
     with pytest.raises(LockNotHeld):
@@ -36,7 +36,7 @@ def test_who_relies_on_a_lock_has_to_hold_it_that_way_himself() -> None:
 
 def test_a_lock_is_released_by_its_holder_only() -> None:
     lock = SpinLock("tdp_mmu_pages_lock")
-    with running(ONE), lock, running(OTHER), pytest.raises(LockNotHeld, match="other releases .* held by one"):
+    with running(ONE), lock, running(OTHER), pytest.raises(LockNotHeld, match=r"other releases .* held by one"):
         lock.release()
     with pytest.raises(LockNotHeld, match="held by nobody"):
         lock.release()

@@ -4,7 +4,7 @@ import pytest
 
 from mmu_model.hardware import Gfn
 from mmu_model.kernels import KERNELS, kernel_named, switches
-from mmu_model.kvm.errors import KvmBug, KvmError
+from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot

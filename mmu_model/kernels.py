@@ -35,6 +35,8 @@ class Kernel:
     sync_skips_equal_access :
         Whether synchronizing leaves an spte as it is if the access that it shadows did not change. Otherwise
         it is built anew, not accessed.
+    invlpg_zaps :
+        Whether INVLPG drops an unsync spte and makes it again in advance, or synchronizes it in its place.
     bad_root_is_dummy :
         A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
 
@@ -62,6 +64,10 @@ class Kernel:
         v6_1="mmu/paging_tmpl.h: sync_page builds every spte anew",
         v6_12="mmu/paging_tmpl.h: sync_spte compares kvm_mmu_page_get_access",
     )
+    invlpg_zaps: bool = _switch(
+        v6_1="mmu/paging_tmpl.h: invlpg calls mmu_page_zap_pte and prefetch_gpte",
+        v6_12="mmu/mmu.c: __kvm_mmu_invalidate_addr calls kvm_sync_spte",
+    )
     bad_root_is_dummy: bool = _switch(
         v6_1="mmu/mmu.c: mmu_check_root requests KVM_REQ_TRIPLE_FAULT",
         v6_12="mmu/mmu.c: mmu_alloc_shadow_roots takes kvm_mmu_get_dummy_root",
@@ -79,6 +85,7 @@ KERNELS: Final = {
             tdp_root_alloc_exclusive=True,
             nx_adjusts_any_table=True,
             sync_skips_equal_access=False,
+            invlpg_zaps=True,
             bad_root_is_dummy=False,
         ),
         Kernel(
@@ -89,6 +96,7 @@ KERNELS: Final = {
             tdp_root_alloc_exclusive=False,
             nx_adjusts_any_table=False,
             sync_skips_equal_access=True,
+            invlpg_zaps=False,
             bad_root_is_dummy=True,
         ),
     )

@@ -6,6 +6,7 @@ it; then the access is tried again, until it succeeds or the guest gets a fault.
 
 from typing import Final
 
+from mmu_model.hardware import control
 from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.faults import NestedPageFault, PageFault
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
@@ -38,19 +39,23 @@ from mmu_model.kvm.nested import enter_nested_npt, leave_nested
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
-from mmu_model.kvm.registers import load_registers
+from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import paging_masks
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters
+from mmu_model.kvm.words import load, store
 from mmu_model.shadow import entry as shadow_mmu
 from mmu_model.snapshot import MmuKind, Snapshot
 from mmu_model.tdp import entry as tdp_mmu
 
 MAX_EXITS: Final = 100
 """Exits in a row for one access, after which the guest is taken to be stuck."""
+
+
+FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
 
 
 class TripleFault(Exception):
@@ -113,15 +118,16 @@ class VirtualMachine:
         writable: bool = True,
         offset: int = 0,
         flags: int = 0,
+        as_id: int = 0,
     ) -> KvmMemorySlot:
         """Give the guest memory, which the host maps with pages of `level` where it can.
 
-        Other parameters as of :meth:`Process.mmap` and
+        `as_id` 1 is the memory of SMM. Other parameters as of :meth:`Process.mmap` and
         :func:`~mmu_model.kvm.memory_region.add_memory_region`, which raises the errors.
         """
         hva = self.process.mmap(size >> PAGE_SHIFT, level, writable=writable, offset=offset)
-        slot_id = sum(1 for _ in self.kvm.memslots[0])
-        return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags)
+        slot_id = sum(1 for _ in self.kvm.memslots[as_id])
+        return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags, as_id=as_id)
 
     def remove_memory(self, slot: KvmMemorySlot) -> None:
         """Take memory away from the guest."""
@@ -148,21 +154,58 @@ class Cpu:
         self._processor: LogicalProcessor
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
-        """Read 4 or 8 aligned bytes at an address of the guest; raises the fault that the guest gets."""
+        """Read 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
         return self._run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
 
     def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
-        """Read 4 or 8 aligned bytes of code; raises the fault that the guest gets."""
+        """Read bytes of code, as :meth:`read` does; raises the fault that the guest gets."""
         return self._run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
 
     def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None:
-        """Write 4 or 8 aligned bytes; raises the fault that the guest gets."""
+        """Write 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
         self._run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
 
     def set_registers(self, registers: Registers) -> None:
         """KVM_SET_SREGS: all control registers at once."""
         load_registers(self.vcpu, registers)
         kvm_mmu_reset_context(self.vcpu)
+
+    def mov_cr0(self, value: int) -> None:
+        """MOV to CR0; raises what the processor would."""
+        kvm_set_register(self.vcpu, control.mov_cr0, value)
+
+    def mov_cr3(self, value: int) -> None:
+        """MOV to CR3; raises what the processor would."""
+        kvm_set_cr3(self.vcpu, value)
+
+    def mov_cr4(self, value: int) -> None:
+        """MOV to CR4; raises what the processor would."""
+        kvm_set_register(self.vcpu, control.mov_cr4, value)
+
+    def wrmsr_efer(self, value: int) -> None:
+        """WRMSR to EFER; raises what the processor would."""
+        kvm_set_register(self.vcpu, control.wrmsr_efer, value)
+
+    def invlpg(self, address: int) -> None:
+        """INVLPG: with shadow paging KVM takes part."""
+        self._enter()
+        self._processor.invlpg(address)
+        if not self._vm.kvm.parameters.tdp_enabled:
+            self._vm.kvm.shadow.kvm_mmu_invlpg(self.vcpu, address)
+
+    def enter_smm(self) -> None:
+        """A system-management interrupt: paging is off, and the memory is that of SMM."""
+        registers = self.vcpu.registers
+        self._outside_smm = registers
+        self._change_smm(True, Registers(maxphyaddr=registers.maxphyaddr))
+
+    def rsm(self) -> None:
+        """Back from SMM."""
+        self._change_smm(False, self._outside_smm)
+
+    def _change_smm(self, smm: bool, registers: Registers) -> None:
+        self.vcpu.smm = smm
+        self.set_registers(registers)
 
     def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
         """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
@@ -193,9 +236,13 @@ class Cpu:
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
+            vcpu.requests -= FLUSHES
             load = self._load_nested if vcpu.kvm.parameters.tdp_enabled else self._load_shadow
             self._processor = load()
             vcpu.requests.discard(Request.LOAD_MMU_PGD)
+        elif FLUSHES & vcpu.requests:
+            vcpu.requests -= FLUSHES
+            self._processor.flush_asid()
 
     def _load_nested(self) -> LogicalProcessor:
         vcpu, memory = self.vcpu, self._vm.host.memory
@@ -215,9 +262,9 @@ class Cpu:
         how: Access = instruction.access
         hpa = self._processor.translate(instruction.address, how)
         if how.writes:
-            self._vm.host.memory.write(hpa, instruction.value, instruction.size)
+            store(self._vm.host.memory, hpa, instruction.value, instruction.size)
             return 0
-        return self._vm.host.memory.read(hpa, instruction.size)
+        return load(self._vm.host.memory, hpa, instruction.size)
 
     def _emulate(self, instruction: Instruction) -> int:
         try:

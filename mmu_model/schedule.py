@@ -175,7 +175,9 @@ def replay(start: Callable[[], Race], schedule: Sequence[str]) -> tuple[Step, ..
                 raise WrongSchedule(f"step {number}: {actor} cannot run: {run.standing(actor)}")
             run.step(actor)
         if run.able():
-            raise WrongSchedule(f"step {len(schedule) + 1} is missing: {' and '.join(run.able())} could go on")
+            raise WrongSchedule(
+                f"step {len(schedule) + 1} is missing: {' and '.join(run.able())} could go on"
+            )
         run.check_end()
         return tuple(run.steps)
     finally:
@@ -389,7 +391,9 @@ class _Explorer:
             self.schedule.pop()
             return
         if any(node.state == state for node in self.way):
-            raise ScheduleFailed("the actors come back to where they were: they may go on for ever", run.steps)
+            raise ScheduleFailed(
+                "the actors come back to where they were: they may go on for ever", run.steps
+            )
         if len(run.steps) >= self.bound.steps:
             raise ScheduleFailed(f"no end after {len(run.steps)} steps", run.steps)
         if len(self.known) + len(self.way) >= self.bound.states:

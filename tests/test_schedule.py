@@ -242,7 +242,10 @@ def test_a_file_that_is_no_schedule_is_refused(tmp_path: Path, text: str, messag
     ("schedule", "message"),
     [
         (["adder 7"], "step 1: there is no actor 'adder 7'; there are adder 0, adder 1"),
-        (["adder 0"] * 2 + ["adder 1"] * 2, "step 4: adder 1 cannot run: waits for counter lock is held by adder 0"),
+        (
+            ["adder 0"] * 2 + ["adder 1"] * 2,
+            "step 4: adder 1 cannot run: waits for counter lock is held by adder 0",
+        ),
         (["adder 0"] * 4, "step 5 is missing: adder 1 could go on"),
         (["adder 0"] * 5, "step 5: adder 0 cannot run: ends"),
     ],

@@ -45,6 +45,9 @@ class ShadowMmu(Protocol):
     def sync_spte(self, vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
         """Bring one spte of an unsync page up to date."""
 
+    def kvm_mmu_invlpg(self, vcpu: KvmVcpu, address: int) -> None:
+        """The guest executed INVLPG."""
+
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""
 

@@ -5,10 +5,12 @@ from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
+    KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS,
     KVM_MEMSLOT_INVALID,
     KvmMemorySlot,
     KvmMemslots,
 )
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
@@ -31,27 +33,50 @@ def add_memory_region(
     slot = KvmMemorySlot(
         slot_id, Gfn(gpa >> PAGE_SHIFT), size >> PAGE_SHIFT, userspace_addr, flags=flags, as_id=as_id
     )
-    slots.replace(None, slot)
-    kvm_swap_active_memslots(slots)
+    finish(create_slot(kvm, slot))
     return slot
 
 
 def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
-    """The guest loses a slot's memory.
+    """The guest loses a slot's memory."""
+    finish(delete_slot(kvm, slot))
+
+
+def create_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    """There is memory where there was none; faults may go on meanwhile."""
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], None, slot)
+
+
+def delete_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    """There is no memory any more; faults may go on meanwhile.
 
     While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone.
     """
     slots = kvm.memslots[slot.as_id]
-    slot.flags |= KVM_MEMSLOT_INVALID
-    kvm_swap_active_memslots(slots)
-    kvm_mmu_zap_all_fast(kvm)
-    slots.replace(slot, None)
-    kvm_swap_active_memslots(slots)
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        slot.flags |= KVM_MEMSLOT_INVALID
+        yield from kvm_swap_active_memslots(kvm, slots, slot, slot)
+        yield from kvm_mmu_zap_all_fast(kvm)
+        yield from kvm_swap_active_memslots(kvm, slots, slot, None)
 
 
-def kvm_swap_active_memslots(slots: KvmMemslots) -> None:
-    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date."""
-    slots.generation += KVM_ADDRESS_SPACE_NUM
+def kvm_swap_active_memslots(
+    kvm: Kvm, slots: KvmMemslots, old: KvmMemorySlot | None, new: KvmMemorySlot | None
+) -> Steps[None]:
+    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date.
+
+    Until nobody looks at the old set any more, the generation is the old one with a bit that says so; only
+    then it is a new one. Thus what was seen in the old set is never kept under the new generation.
+    """
+    kvm.slots_lock.assert_held()
+    generation = slots.generation
+    slots.replace(old, new)
+    slots.generation = generation | KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
+    yield from kvm.srcu.synchronize()
+    slots.generation = generation + KVM_ADDRESS_SPACE_NUM
 
 
 def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:

@@ -23,8 +23,9 @@ def kvm_mmu_load(vcpu: KvmVcpu) -> Steps[None]:
             shadow.mmu_alloc_direct_roots(vcpu)
         else:
             shadow.mmu_alloc_shadow_roots(vcpu)
-    yield from lock.write.wait()
-    shadow.kvm_mmu_sync_roots(vcpu)
+    if not direct:
+        yield from lock.write.wait()
+        shadow.kvm_mmu_sync_roots(vcpu)
     vcpu.requests.add(Request.LOAD_MMU_PGD)
 
 
@@ -140,9 +141,32 @@ def serve_requests(vcpu: KvmVcpu) -> Steps[None]:
     if Request.MMU_FREE_OBSOLETE_ROOTS in requests:
         requests.discard(Request.MMU_FREE_OBSOLETE_ROOTS)
         yield from kvm_mmu_free_obsolete_roots(vcpu)
+    if Request.TLB_FLUSH_GUEST in requests:
+        requests.discard(Request.TLB_FLUSH_GUEST)
+        requests.add(Request.TLB_FLUSH_CURRENT)
+        yield from _sync_for_guest_flush(vcpu)
     if Request.MMU_SYNC in requests:
         requests.discard(Request.MMU_SYNC)
-        yield from vcpu.kvm.mmu_lock.write.wait()
+        if not vcpu.mmu.root_role.direct:
+            yield from vcpu.kvm.mmu_lock.write.wait()
         vcpu.kvm.shadow.kvm_mmu_sync_roots(vcpu)
     if not vcpu.mmu.root.is_valid:
         yield from kvm_mmu_load(vcpu)
+
+
+def _sync_for_guest_flush(vcpu: KvmVcpu) -> Steps[None]:
+    """The guest flushed everything: with shadow paging its tables count from now on (kvm_vcpu_flush_tlb_guest).
+
+    Roots that are remembered are not synchronized but given up, if anything below them is unsync.
+    """
+    kvm, mmu = vcpu.kvm, vcpu.mmu
+    if kvm.parameters.tdp_enabled:
+        return
+    yield from kvm.mmu_lock.write.wait()
+    kvm.shadow.kvm_mmu_sync_roots(vcpu)
+    unsync = []
+    for root in mmu.prev_roots:
+        sp = root_to_sp(kvm.host, root.hpa) if root.is_valid else None
+        if sp is not None and (sp.unsync or sp.unsync_children):
+            unsync.append(root)
+    yield from kvm_mmu_free_roots(kvm, mmu, unsync)

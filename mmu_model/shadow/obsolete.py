@@ -6,7 +6,6 @@ from mmu_model.kvm.task import Steps
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.zap import InvalidList, kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
-
 BATCH_ZAP_PAGES: Final = 10
 """After so many pages others who want mmu_lock get it."""
 

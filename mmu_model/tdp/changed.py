@@ -15,7 +15,6 @@ from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, SPTE_ENT_
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.iter import TdpIter
 
-
 PAGES_STAT: Final = {PG_LEVEL_4K: "pages_4k", PG_LEVEL_2M: "pages_2m", PG_LEVEL_1G: "pages_1g"}
 """Which counter of the VM has the leaf sptes of a level."""
 

@@ -34,9 +34,14 @@ def kvm_tdp_mmu_alloc_root(vcpu: KvmVcpu) -> Steps[None]:
 def _find_root(kvm: Kvm, role: PageRole) -> Steps[KvmMmuPage | None]:
     """A valid root of that role, with a reference to it."""
     root = yield from tdp_mmu_next_root(kvm, None, only_valid=True)
-    while root is not None and root.role != role:
+    while root is not None and not is_usable_root(root, role):
         root = yield from tdp_mmu_next_root(kvm, root, only_valid=True)
     return root
+
+
+def is_usable_root(root: KvmMmuPage, role: PageRole) -> bool:
+    """Whether a vCPU that needs this role may share the root; an invalid one has another role."""
+    return root.role == role
 
 
 def _find_or_make_root(kvm: Kvm, role: PageRole) -> Steps[KvmMmuPage]:
@@ -44,7 +49,7 @@ def _find_or_make_root(kvm: Kvm, role: PageRole) -> Steps[KvmMmuPage]:
     yield from kvm.tdp_mmu_pages_lock.wait()
     with kvm.tdp_mmu_pages_lock:
         for root in kvm.tdp_mmu_roots:
-            if root.role == role and (yield from kvm_tdp_mmu_get_root(root)):
+            if is_usable_root(root, role) and (yield from kvm_tdp_mmu_get_root(root)):
                 return root
         root = tdp_mmu_alloc_sp(kvm, role, Gfn(0), None)
         root.tdp_mmu_root_count = REFERENCES_OF_A_NEW_ROOT

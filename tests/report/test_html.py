@@ -144,7 +144,7 @@ def test_a_card_tells_all() -> None:
         "wrong; 6.1: holds; 6.12: wrong",
         "Since 5.19.",
         f"passed {scene.T}count (refutes)",
-        f"counts_users killed by {scene.T}count",
+        "counts_users killed by test_count",  # named in full above
     ):
         assert fact in told
     assert "live 6.12 recordings/6.12/levels.json" in fold(statement("state.level").text)

@@ -216,6 +216,69 @@ def explain(directory: Path, statement_id: str, results: tuple[Path, ...]) -> No
     click.echo(told(*_known(directory, results), statement_id), nl=False)
 
 
+@main.command()
+@click.argument("patches", metavar="PATCH...", nargs=-1, required=True)
+@click.option("--base", metavar="DOC", help="The document that the patches are for.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "md"]),
+    default="text",
+    show_default=True,
+    help="How to print it: a reply to a mail, data, or Markdown for a pull request.",
+)
+@click.option(
+    "--tree",
+    type=click.Path(path_type=Path),
+    help="A kernel tree: for ranges A..B, and to look up the files and names that new text speaks of.",
+)
+@RESULTS
+@click.pass_obj
+def review(
+    directory: Path,
+    patches: tuple[str, ...],
+    base: str | None,
+    form: str,
+    tree: Path | None,
+    results: tuple[Path, ...],
+) -> None:
+    """Review patches of the document: what they do to its statements, and what of it is known to be untrue.
+
+    PATCH is a mail, an mbox, the output of git format-patch, a diff, a thread saved from a web archive, - for
+    standard input, or, with --tree, a range of commits A..B. Exit status 0: nothing to say, 1: findings.
+    """
+    from mmuspec.reading import load_spec_once
+    from mmuspec.review.command import run
+
+    spec = load_spec_once(directory) if any(directory.glob("*.yaml")) else None
+    sys.exit(run(spec, directory.parent, patches, base, tree, results, form))
+
+
+@main.command()
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A kernel tree, a tar of one, or a linux-source package.",
+)
+@click.option("--doc", metavar="DOC", help="The document (default: the one in the sources).")
+@click.option(
+    "--rev", help="A revision of the tree, or A..B: then also what changed since the text last did."
+)
+@FORMAT
+@click.pass_obj
+def audit(directory: Path, source: Path, doc: str | None, rev: str | None, form: str) -> None:
+    """Hold the fields that DOC describes against the members of the C structs.
+
+    Exit status 0: nothing to say, 1: findings.
+    """
+    from mmuspec.audit.command import run
+    from mmuspec.reading import load_spec_once
+
+    spec = load_spec_once(directory) if any(directory.glob("*.yaml")) else None
+    sys.exit(run(spec, source, doc, rev, form))
+
+
 def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | None, Document | None]:
     """The spec, the results of the last run, the document: without the last two there is still something to say."""
     from mmuspec import results

@@ -88,16 +88,29 @@ def of_spec(spec: Spec, document: Document, words_of: WordsOf, old_texts: Mappin
 
 def of_documents(old: Document, new: Document, known: Spec | None = None) -> Drift:
     """How two documents differ. Where `known` knows a statement it has the id it has there."""
+    return between(named(old, known), old, new)[0]
+
+
+def named(document: Document, known: Spec | None) -> Spec:
+    """A spec of the document in which what `known` knows has the ids and the curated words it has there."""
+    texts = {statement.digest: statement.text for statement in document.statements}
+    return (
+        merge(known, document, texts.get).spec if known and _same_title(known, document) else bare(document)
+    )
+
+
+def between(spec: Spec, old: Document, new: Document) -> tuple[Drift, Spec]:
+    """How `new` differs from `old`, which `spec` is the spec of, and the spec brought up to `new`."""
     texts = {statement.digest: statement.text for statement in old.statements}
-    named = merge(known, old, texts.get).spec if known and _same_title(known, old) else bare(old)
-    return _drift(merge(named, new, texts.get), new, texts)
+    merged = merge(spec, new, texts.get)
+    return _drift(merged, new, texts), merged.spec
 
 
 def with_known_ids(document: Document, known: Spec, words_of: WordsOf) -> Document:
     """The document with the ids that `known` has for its statements and items."""
     if not _same_title(known, document):
         return document
-    named = merge(known, document, words_of).spec
+    spec = merge(known, document, words_of).spec
     items = tuple(
         replace(
             item,
@@ -106,7 +119,7 @@ def with_known_ids(document: Document, known: Spec, words_of: WordsOf) -> Docume
                 replace(s, id=t.id) for s, t in zip(item.statements, spec_item.statements, strict=True)
             ),
         )
-        for item, spec_item in zip(document.items, named.items, strict=True)
+        for item, spec_item in zip(document.items, spec.items, strict=True)
     )
     return replace(document, items=items)
 

@@ -63,6 +63,8 @@ def _told(report: Report, dossier: Dossier, former: Former | None) -> Iterator[s
 
 
 def _place(report: Report, dossier: Dossier, former: Former | None) -> str:
+    if former and former.proposed:
+        return f"never in a document: proposed in {former.proposed}"
     if former:
         seen = f"Linux {former.release}" if former.release else f"sha256 {former.sha256[:12]}"
         now = f"; now {former.replaced_by}" if former.replaced_by else ""
@@ -82,15 +84,14 @@ def _facts(dossier: Dossier) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Text", [dossier.text if dossier.text is not None else "not at hand"]
     yield "Claim", [dossier.claim or "none yet"]
     yield "Verdict", _verdicts(dossier)
-    tests = [f"{test.outcome}  {test.nodeid}{'  (refutes)' * test.refutes}" for test in dossier.tests]
+    tests = [f"{each.outcome}  {each.family}{'  (refutes)' * each.refutes}" for each in dossier.trials]
     yield "Tests", tests or ["none"]
     violations = [
-        f"{violation.name}: "
-        + (f"killed by {', '.join(violation.killed_by)}" if violation.killed_by else "survives every test")
-        for violation in dossier.violations
+        f"{name}: " + (f"killed by {', '.join(map(str, killers))}" if killers else "survives every test")
+        for name, killers in dossier.deaths
     ]
     yield "Violations", violations or ["none"]
-    evidence = [" ".join(filter(None, (each.tier, each.kernel, each.where))) for each in dossier.evidence]
+    evidence = [" ".join([each.tier, *each.kernels, str(each.family)]) for each in dossier.sightings]
     yield "Evidence", evidence or ["none"]
 
 

@@ -87,7 +87,8 @@ class Obsolete:
 
     `replaced_by` is the id of the statement whose former wording this is; empty if it was removed.
     `item` has no statements; it says what the statement was part of. `release` and `sha256` name the last
-    document seen that had these words.
+    document seen that had these words. One that no document ever had has neither, but `proposed`, which names
+    the patch that would have brought it.
     """
 
     statement: SpecStatement
@@ -95,6 +96,7 @@ class Obsolete:
     release: str
     sha256: str
     replaced_by: str = ""
+    proposed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,10 @@ STATEMENT_KEYS = {"id": str, "line": int, "end_line": int, "digest": str} | CURA
 ITEM_KEYS = {
     "id": str, "kind": str, "names": list, "section": str, "line": int, "end_line": int, "statements": list,
 }  # fmt: skip
-OBSOLETE_KEYS = STATEMENT_KEYS | {"item": dict, "last_seen": dict, "replaced_by": str}
+OBSOLETE_KEYS = STATEMENT_KEYS | {"item": dict, "last_seen": dict, "proposed": str, "replaced_by": str}
 OWNER_KEYS = {"id": str, "kind": str, "names": list, "section": str}
 LAST_SEEN_KEYS = {"release": str, "sha256": str}
-OPTIONAL = frozenset({*CURATED_KEYS, "names", "release", "replaced_by"})
+OPTIONAL = frozenset({*CURATED_KEYS, "names", "release", "replaced_by", "last_seen", "proposed"})
 
 
 def load_spec(directory: Path) -> Spec:
@@ -63,6 +63,11 @@ def save_spec(spec: Spec, directory: Path) -> None:
     if spec.obsolete:
         files[OBSOLETE] = dump(_obsolete(spec.obsolete))
     folder.replace(directory, files, pattern="*.yaml")
+
+
+def items_as_yaml(items: Iterable[SpecItem]) -> str:
+    """Items as they stand below ``items:`` in a spec file."""
+    return dump([_item(item) for item in items])
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +131,15 @@ def _read_obsolete_statement(place: Place) -> Obsolete:
     kind = _one_of(Kind, place.at("item"), "kind")
     names = _strings(place.at("item"), "names")
     item = SpecItem(owner["id"], kind, names, owner["section"], statement.line, statement.end_line, ())
+    if ("last_seen" in place.value) == ("proposed" in place.value):
+        raise place.problem(
+            "one of last_seen and proposed is needed: what had these words, or would have", "id"
+        )
+    replaced, proposed = place.value.get("replaced_by", ""), place.value.get("proposed", "")
+    if proposed:
+        return Obsolete(statement, item, "", "", replaced, proposed)
     seen = place.at("last_seen").table(LAST_SEEN_KEYS, OPTIONAL)
-    return Obsolete(
-        statement, item, seen.get("release", ""), seen["sha256"], place.value.get("replaced_by", "")
-    )
+    return Obsolete(statement, item, seen.get("release", ""), seen["sha256"], replaced)
 
 
 def _check_schema(place: Place) -> None:
@@ -213,9 +223,11 @@ def _obsolete_statement(entry: Obsolete) -> dict[str, Any]:
     names = {"names": list(entry.item.names)} if entry.item.names else {}
     owner = {"id": entry.item.id, "kind": entry.item.kind.value, **names, "section": entry.item.section}
     release = {"release": entry.release} if entry.release else {}
+    origin = (
+        {"proposed": entry.proposed} if entry.proposed else {"last_seen": {**release, "sha256": entry.sha256}}
+    )
     replaced = {"replaced_by": entry.replaced_by} if entry.replaced_by else {}
     statement = _statement(entry.statement)
     return {
-        "id": statement.pop("id"), "item": owner, "last_seen": {**release, "sha256": entry.sha256},
-        **replaced, **statement,
+        "id": statement.pop("id"), "item": owner, **origin, **replaced, **statement,
     }  # fmt: skip

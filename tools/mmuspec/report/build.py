@@ -20,12 +20,13 @@ from mmuspec.version import version_key
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """A statement that the document no longer has, and the last revision that had it."""
+    """A statement that the document no longer has, and the last revision that had it, or what proposed it."""
 
     dossier: Dossier
     release: str
     sha256: str
     replaced_by: str
+    proposed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,9 @@ class _Maker:
         return dossier(item, statement, shown, text, self.kernels, self.anchors.give(statement.id))
 
     def former(self, old: Obsolete) -> Former:
-        return Former(self.dossier(old.item, old.statement), old.release, old.sha256, old.replaced_by)
+        return Former(
+            self.dossier(old.item, old.statement), old.release, old.sha256, old.replaced_by, old.proposed
+        )
 
 
 def _is_of(spec: Spec, results: Results, path: Path) -> None:

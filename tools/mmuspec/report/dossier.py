@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mmuspec.report.families import Family, Sighting, Trial, families, sightings, trials
 from mmuspec.results import Evidence, Proof, StatementResult, Test
 from mmuspec.spec import Mmu, Since, SpecItem, SpecStatement, Verdict
 from mmuspec.status import Status, status_of
@@ -36,6 +37,21 @@ class Dossier:
     tests: tuple[Test, ...]
     violations: tuple[Proof, ...]
     evidence: tuple[Evidence, ...]
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Its tests, parametrized ones told as one."""
+        return trials(self.tests)
+
+    @property
+    def deaths(self) -> tuple[tuple[str, tuple[Family, ...]], ...]:
+        """Its violations by name, and the tests that each was killed by."""
+        return tuple((proof.name, families(proof.killed_by)) for proof in self.violations)
+
+    @property
+    def sightings(self) -> tuple[Sighting, ...]:
+        """Its evidence, by tier and test."""
+        return sightings(self.evidence)
 
     @property
     def result(self) -> StatementResult:

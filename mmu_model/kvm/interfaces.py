@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
     from mmu_model.kvm.page import KvmMmuPage
@@ -57,6 +58,9 @@ class ShadowMmu(Protocol):
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
 
+    def kvm_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
+        """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
+
 
 class TdpMmu(Protocol):
     """:mod:`mmu_model.tdp.entry`."""
@@ -72,6 +76,12 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> Steps[None]:
         """Take the tables of such roots apart."""
+
+    def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
+        """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
+
+    def kvm_tdp_mmu_write_protect_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> Steps[bool]:
+        """No fault may make the frame writable by itself any more; whether the TLBs are to be flushed."""
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         """A guest under nested paging faulted."""

@@ -67,6 +67,8 @@ class Process:
         self._host = host
         self._areas: list[_Area] = []
         self._next = _FIRST_HVA
+        self._moved: dict[int, Pfn] = {}
+        """By page the frame that it was moved to."""
 
     def mmap(self, npages: int, level: int = PG_LEVEL_4K, *, writable: bool = True, offset: int = 0) -> Hva:
         """Memory of its own for the process; where it begins.
@@ -95,10 +97,36 @@ class Process:
     def mapping(self, hva: int) -> HostMapping | None:
         """The host's mapping of the page at `hva`; None if there is none."""
         page = hva >> PAGE_SHIFT
+        if page in self._moved:
+            return HostMapping(self._moved[page], PG_LEVEL_4K, self._area(page).writable)
         for area in self._areas:
             if area.start <= page < area.start + area.npages:
                 return area.mapping(page - area.start)
         return None
+
+    def migrate(self, hva: Hva) -> Pfn:
+        """The host moves a page to another frame, with its contents; the new frame.
+
+        Whoever maps the old one has to be told before (:mod:`mmu_model.kvm.notifier`).
+
+        Raises
+        ------
+        LookupError
+            There is no page at `hva`.
+
+        """
+        page = hva >> PAGE_SHIFT
+        old = self.mapping(hva)
+        if old is None:
+            raise LookupError(f"the process has nothing mapped at {hva:#x}")
+        new = self._moved[page] = self._host.alloc_user_frames(1, 1)
+        for index, word in enumerate(self._host.memory.frame(old.pfn).tolist()):
+            if word:
+                self._host.memory.write((new << PAGE_SHIFT) + index * 8, word)
+        return new
+
+    def _area(self, page: int) -> _Area:
+        return next(area for area in self._areas if area.start <= page < area.start + area.npages)
 
     def hpa(self, hva: int) -> Hpa | None:
         """Where a byte of the process is in physical memory; None if it is nowhere."""

@@ -1,1 +1,1 @@
-"""Every statement of mmu.rst, held against the model; `violations` holds the wrong models that prove it."""
+"""Does the document hold? Tests by its sections, wrong models that prove them, predicates on real kernels."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmu_model.hardware import Hpa
+from mmu_model.hardware import Hpa, LogicalProcessor, Mode
 from mmu_model.kvm.page import KvmMmuPage
-from mmu_model.machine import VirtualMachine
+from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import PageId, Pfn, ShadowPage, Snapshot, Spte
 from mmu_model.snapshot.spte import FRAME, Kind
 
@@ -57,6 +57,14 @@ def roots(snapshot: Snapshot) -> list[ShadowPage]:
     return [by_id[page] for page in ids if page is not None]
 
 
+def reached(snapshot: Snapshot) -> Iterator[Leaf]:
+    """All leaf sptes that the first vCPU's processor reaches; offsets count from address 0."""
+    mmu = getattr(snapshot.vcpus[0], snapshot.vcpus[0].mmu)
+    for root in roots(snapshot):
+        quarter = mmu.pae_root.index(root.id) if mmu.root.page is None else 0
+        yield from leaves(snapshot, root, root.role.level, quarter << 18)
+
+
 @dataclass(frozen=True)
 class Link:
     """A nonleaf spte: where the kernel sees it, the struct it is in, and the one that it leads to."""
@@ -96,3 +104,14 @@ def parents(snapshot: Snapshot, page: ShadowPage) -> list[tuple[PageId, int]]:
         for index, spte in other.sptes().items()
         if spte.kind is Kind.TABLE and spte.pfn == page.spt
     ]
+
+
+def processor(cpu: Cpu) -> LogicalProcessor:
+    """The host's processor, as it runs the guest since the last access."""
+    return cpu._processor
+
+
+def translations(cpu: Cpu) -> int:
+    """How many translations the processor makes for the guest: by paging, and by nested paging."""
+    running = processor(cpu)
+    return (running.registers.mode is not Mode.OFF) + (running.second_dimension is not None)

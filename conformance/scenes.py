@@ -30,6 +30,12 @@ PAGE = 4096
 
 TABLES = 32 * MIB
 NESTED_TABLES = 48 * MIB
+INNER_TABLES = 56 * MIB
+
+P_W_U = 0x7
+"""Flags of a guest's entry: present, writable, user."""
+USED = 0x67
+"""The same, accessed and dirty."""
 
 STUCK = "the guest makes no progress"
 
@@ -58,11 +64,11 @@ class Scene:
         except KvmBug:
             return STUCK
 
-    def map(self, mapping: Mapping[int, int], level: int = 1) -> None:
+    def map(self, mapping: Mapping[int, int], level: int = 1, flags: int = P_W_U) -> None:
         """The guest maps more addresses; it can do so only before they were used."""
         assert self.tables is not None, "the guest has no paging"
         for address, page in mapping.items():
-            self.tables.map(address, page, level)
+            self.tables.map(address, page, level, flags)
 
 
 def guest(
@@ -73,9 +79,13 @@ def guest(
     memory: Mapping[int, int] | None = None,
     mapped: Mapping[int, int] | None = None,
     mapped_level: int = 1,
+    mapped_flags: int = P_W_U,
     host_level: int = 1,
     maxphyaddr: int = 46,
     max_tdp_level: int = 4,
+    cr0_wp: bool = True,
+    cr4: int = 0,
+    nx: bool = True,
 ) -> Scene:
     """A guest that runs.
 
@@ -87,12 +97,14 @@ def guest(
         The guest's: "off", "32-bit", "PAE", "4-level", "5-level".
     memory :
         Sizes of its memory slots by guest-physical address, besides the 64 MiB at 0.
-    mapped, mapped_level :
-        What the guest maps: guest-physical by linear address, with pages of that level.
+    mapped, mapped_level, mapped_flags :
+        What the guest maps: guest-physical by linear address, with pages of that level and these flags.
     host_level :
         The host maps the guest's memory with pages of that level where they fit.
     maxphyaddr, max_tdp_level :
         Physical-address bits of the host, and levels of nested paging that it walks.
+    cr0_wp, cr4, nx :
+        CR0.WP, further bits of CR4, and EFER.NXE where the guest's entries have room for XD.
 
     """
     vm = VirtualMachine(kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level)
@@ -105,9 +117,39 @@ def guest(
     frames: list[int] = []
     tables = page_tables(vm, mode, TABLES, frames)
     scene = Scene(vm, vm.add_cpu(Registers(maxphyaddr=maxphyaddr)), tables, frames)
-    scene.map(mapped or {}, mapped_level)
-    scene.cpu.set_registers(paging_registers(mode, tables.root, maxphyaddr))
+    scene.map(mapped or {}, mapped_level, mapped_flags)
+    scene.cpu.set_registers(paging_registers(mode, tables.root, maxphyaddr, cr0_wp=cr0_wp, cr4=cr4, nx=nx))
     return scene
+
+
+WINDOWS = {"32-bit": 0x8000_0000, "PAE": 0x8000_0000, "4-level": 512 * GIB, "5-level": 512 * GIB}
+
+
+@dataclass
+class Editor(Scene):
+    """A scene whose guest sees its own tables through a window, by other tables than those it edits."""
+
+    window: int = 0
+
+    def gpte(self, address: int, level: int = 1) -> int:
+        """The linear address at which the guest sees its entry of that level for an address."""
+        assert self.tables is not None
+        return self.window + self.tables.entry_address(address, level) - TABLES
+
+    def edit(self, address: int, value: int, level: int = 1) -> None:
+        """The guest writes one of its entries, as a program does; 4-byte entries are not for this."""
+        self.cpu.write(self.gpte(address, level), value)
+
+
+def editing_guest(
+    kernel: str, mapped: Mapping[int, int], paging: str = "4-level", *, flags: int = USED
+) -> Editor:
+    """A guest under shadow paging that can edit its own tables."""
+    scene = guest(kernel, MmuKind.SHADOW, paging, mapped=mapped, mapped_flags=flags)
+    window = WINDOWS[paging]
+    scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
+    scene.cpu.set_registers(scene.cpu.vcpu.registers)
+    return Editor(scene.vm, scene.cpu, scene.tables, scene.frames, window)
 
 
 def nested_guest(
@@ -116,10 +158,12 @@ def nested_guest(
     *,
     mapped: Mapping[int, int],
     memory: Mapping[int, int] | None = None,
+    paging: str = "4-level",
     max_tdp_level: int = 4,
     maxphyaddr: int = 46,
+    nx: bool = True,
 ) -> Scene:
-    """A guest that runs a guest of its own, without paging, over 4-level nested page tables.
+    """A guest that runs a guest of its own, without paging, over nested page tables of its own paging mode.
 
     `mapped` has guest-physical by nested guest-physical addresses. The tables of the scene are the nested
     ones; other parameters are those of :func:`guest`.
@@ -127,15 +171,16 @@ def nested_guest(
     scene = guest(
         kernel,
         mmu,
-        "4-level",
+        paging,
         memory=memory,
         mapped={TABLES: TABLES},
         max_tdp_level=max_tdp_level,
         maxphyaddr=maxphyaddr,
+        nx=nx,
     )
-    scene.cpu.read(TABLES)
+    scene.reads(TABLES)
     frames: list[int] = []
-    nested = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, frames)
+    nested = page_tables(scene.vm, PAGING[paging], NESTED_TABLES, frames)
     for ngpa, gpa in mapped.items():
         nested.map(ngpa, gpa)
     scene.cpu.enter_nested(nested.root, Registers(maxphyaddr=maxphyaddr))
@@ -153,10 +198,37 @@ def page_tables(vm: VirtualMachine, mode: Mode, where: int, frames: list[int]) -
     return PageTables(GuestMemory(vm.kvm, vm.kvm.memslots[0], logs_dirty=False), mode, noted())
 
 
-def paging_registers(mode: Mode, root: int, maxphyaddr: int = 46) -> Registers:
-    """What a guest with paging runs with: CR0.WP, EFER.NXE, no other protection."""
+def paging_registers(
+    mode: Mode, root: int, maxphyaddr: int = 46, *, cr0_wp: bool = True, cr4: int = 0, nx: bool = True
+) -> Registers:
+    """What a guest with paging runs with; parameters as of :func:`guest`."""
     long_mode = EFER_LMA if mode.is_long else 0
-    nxe = 0 if mode is Mode.THIRTY_TWO_BIT else EFER_NXE
+    nxe = EFER_NXE if nx and mode is not Mode.THIRTY_TWO_BIT else 0
     return Registers(
-        cr0=CR0_PE | CR0_PG | CR0_WP, cr3=root, cr4=_CR4[mode], efer=long_mode | nxe, maxphyaddr=maxphyaddr
+        cr0=CR0_PE | CR0_PG | CR0_WP * cr0_wp,
+        cr3=root,
+        cr4=_CR4[mode] | cr4,
+        efer=long_mode | nxe,
+        maxphyaddr=maxphyaddr,
     )
+
+
+def inner_paging_guest(
+    kernel: str, mmu: MmuKind, *, linear: Mapping[int, int], nested: Mapping[int, int]
+) -> Scene:
+    """A guest that runs a guest of its own with 4-level paging, over 4-level nested page tables.
+
+    `linear` has nested guest-physical by linear addresses of the inner guest, `nested` guest-physical by
+    nested guest-physical ones. The inner guest's tables are at the same address in both. The tables of the
+    scene are the inner guest's.
+    """
+    frames: list[int] = []
+    own = {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(16)}
+    scene = nested_guest(kernel, mmu, mapped={**nested, **own})
+    assert scene.tables is not None
+    inner = page_tables(scene.vm, Mode.FOUR_LEVEL, INNER_TABLES, frames)
+    for address, page in linear.items():
+        inner.map(address, page)
+    scene.cpu.leave_nested()
+    scene.cpu.enter_nested(scene.tables.root, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    return Scene(scene.vm, scene.cpu, inner, frames)

@@ -1,12 +1,12 @@
-"""The predicates hold in every snapshot that was recorded on a real kernel, and refuse corrupted ones."""
+"""Predicates and stories hold in what was recorded on real kernels, and refuse what was corrupted."""
 
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from conformance.live import PREDICATES, Predicate
-from mmu_model.snapshot import Recording, read_recording
+from conformance.live import PREDICATES, STORIES, Predicate, Story
+from mmu_model.snapshot import Recording, Snapshot, read_recording
 
 FOLDER = Path(__file__).parent / "recordings"
 KERNELS = ("6.1", "6.12")
@@ -19,9 +19,16 @@ def recordings(kernel: str, mmu: str) -> dict[str, Recording]:
     return {path.name: read_recording(path) for path in sorted((FOLDER / kernel / mmu).glob("*.json.gz"))}
 
 
+def seen_live(statements: tuple[str, ...], *, refutes: bool = False) -> list[pytest.MarkDecorator]:
+    """Marks for what a test shows of real kernels."""
+    return [pytest.mark.spec(statement, refutes=refutes, tier="live") for statement in statements]
+
+
 @pytest.mark.parametrize("mmu", MMUS)
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("predicate", PREDICATES, ids=lambda predicate: predicate.name)
+@pytest.mark.parametrize(
+    "predicate", [pytest.param(each, id=each.name, marks=seen_live(each.statements)) for each in PREDICATES]
+)
 def test_a_predicate_holds_in_all_recordings(predicate: Predicate, kernel: str, mmu: str) -> None:
     found = recordings(kernel, mmu)
     assert found, "no recordings: make live"
@@ -50,3 +57,32 @@ def test_a_predicate_refuses_corrupted_snapshots(predicate: Predicate, kernel: s
     assert corrupted, "no snapshot has what the predicate speaks of"
     accepted = [(name, snapshot) for name, snapshot, bad in corrupted if not list(predicate.check(bad))]
     assert accepted == []
+
+
+def told_by(story: Story, kernel: str, mmu: str) -> tuple[Snapshot, Snapshot]:
+    recording = recordings(kernel, mmu)[f"{story.scenario}.json.gz"]
+    by_name = {snapshot.name: snapshot for snapshot in recording.snapshots}
+    return by_name[story.before], by_name[story.after]
+
+
+@pytest.mark.parametrize(
+    ("story", "mmu", "kernel"),
+    [
+        pytest.param(
+            story,
+            mmu.value,
+            kernel,
+            id=f"{story.name}-{kernel}-{mmu.value}",
+            marks=seen_live(story.statements, refutes=story.refutes),
+        )
+        for story in STORIES
+        for mmu in story.mmus
+        for kernel in story.kernels
+    ],
+)
+def test_a_story_is_what_happened(story: Story, mmu: str, kernel: str) -> None:
+    before, after = told_by(story, kernel, mmu)
+
+    assert list(story.tell(before, after)) == []
+    assert list(story.tell(before, before)), "nothing happened, and the story does not notice"
+    assert list(story.tell(after, after)), "all had happened before, and the story does not notice"

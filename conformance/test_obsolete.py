@@ -1,10 +1,15 @@
 """Statements that the document no longer has, or that a patch proposed and no document ever had."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from conformance.looking import structs
 from conformance.scenes import GIB, MIB, Scene, guest
 from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.locks import Hold
+from mmu_model.kvm.task import Task, running
 from mmu_model.machine import Cpu
 from mmu_model.snapshot import MmuKind
 
@@ -14,6 +19,19 @@ WAITS = "waits for mmu_lock"
 def second_cpu(scene: Scene) -> Cpu:
     """A vCPU that has not run yet, of the mode that the first one runs in."""
     return scene.vm.add_cpu()
+
+
+@contextmanager
+def held_by_another_task(lock: Hold) -> Iterator[None]:
+    """Somebody else has the lock meanwhile."""
+    somebody = Task("somebody else")
+    with running(somebody):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with running(somebody):
+            lock.release()
 
 
 def reads(cpu: Cpu, address: int) -> int | str:
@@ -37,7 +55,7 @@ def test_a_root_is_obtained_under_the_write_lock(kernel: str) -> None:
     held = root.tdp_mmu_root_count
     other = second_cpu(scene)
 
-    with scene.vm.kvm.mmu_lock.read:
+    with held_by_another_task(scene.vm.kvm.mmu_lock.read):
         beside_a_reader = reads(other, 0x5000)
 
     assert held > 0
@@ -55,7 +73,7 @@ def test_a_root_is_shared_under_the_read_lock(kernel: str) -> None:
     held = root.tdp_mmu_root_count
     other = second_cpu(scene)
 
-    with scene.vm.kvm.mmu_lock.read:
+    with held_by_another_task(scene.vm.kvm.mmu_lock.read):
         beside_a_reader = reads(other, 0x5000)
 
     assert beside_a_reader == 0

@@ -10,12 +10,15 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = dict[str, Any]
+Workers = Callable[[], AbstractContextManager[Executor]]
+"""Makes those who do the work; they are sent home when the context ends."""
 
 _RESTARTS: Final = 3
 SCHEDULER_TIMEOUT = "5s"
@@ -30,7 +33,7 @@ def all_cores() -> Executor:
     return ProcessPoolExecutor(os.cpu_count(), initializer=_leave_interrupts_to_the_parent)
 
 
-def cluster(address: str) -> Callable[[], Executor]:
+def cluster(address: str) -> Workers:
     """The workers of a Dask cluster.
 
     Raises
@@ -48,15 +51,17 @@ def cluster(address: str) -> Callable[[], Executor]:
     except (OSError, ValueError) as error:
         raise CampaignError(f"no Dask scheduler at {address}: {error}") from None
 
-    def workers() -> Executor:
-        executor: Executor = client.get_executor(pure=False)
-        return executor
+    @contextmanager
+    def workers() -> Iterator[Executor]:
+        # The client is closed with the executor: it has threads that would go on looking for the scheduler.
+        with client, client.get_executor(pure=False) as executor:
+            yield executor
 
     return workers
 
 
 def results(
-    function: Callable[[Item], Result], items: Sequence[Item], make_executor: Callable[[], Executor]
+    function: Callable[[Item], Result], items: Sequence[Item], make_executor: Workers
 ) -> Iterator[tuple[Item, Result]]:
     """The result of each item, in the order in which they are ready.
 

@@ -4,8 +4,11 @@ The processor of the hardware model walks the sptes that KVM wrote. What faults 
 it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from mmu_model.hardware import control
 from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.faults import NestedPageFault, PageFault
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
@@ -26,7 +29,7 @@ from mmu_model.hardware.registers import (
 )
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kernels import kernel_named
-from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import RetPf
@@ -34,22 +37,30 @@ from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested_npt, leave_nested
+from mmu_model.kvm.nested import enter_nested, leave_nested
+from mmu_model.kvm.notifier import kvm_mmu_notifier_invalidate_range
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
-from mmu_model.kvm.registers import load_registers
+from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import paging_masks
 from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters
+from mmu_model.kvm.words import load, store
 from mmu_model.shadow import entry as shadow_mmu
 from mmu_model.snapshot import MmuKind, Snapshot
 from mmu_model.tdp import entry as tdp_mmu
 
 MAX_EXITS: Final = 100
 """Exits in a row for one access, after which the guest is taken to be stuck."""
+
+
+CR0_EM_TS: Final = 3 << 2
+"""CR0.EM and CR0.TS, which mean nothing for memory."""
+
+FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
 
 
 class TripleFault(Exception):
@@ -93,12 +104,14 @@ class VirtualMachine:
                 tdp_enabled=mmu is not MmuKind.SHADOW,
                 tdp_mmu_enabled=mmu is MmuKind.TDP,
                 max_tdp_level=max_tdp_level,
+                tdp_root_level=max_tdp_level,
                 nx_huge_pages=nx_huge_pages,
             ),
             masks=paging_masks(maxphyaddr),
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
+        self.process.notifiers.append(partial(kvm_mmu_notifier_invalidate_range, self.kvm))
         self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
         self.devices: dict[int, int] = {}
         """What the process has for addresses without memory: by gpa the value stored last."""
@@ -112,15 +125,16 @@ class VirtualMachine:
         writable: bool = True,
         offset: int = 0,
         flags: int = 0,
+        as_id: int = 0,
     ) -> KvmMemorySlot:
         """Give the guest memory, which the host maps with pages of `level` where it can.
 
-        Other parameters as of :meth:`Process.mmap` and
+        `as_id` 1 is the memory of SMM. Other parameters as of :meth:`Process.mmap` and
         :func:`~mmu_model.kvm.memory_region.add_memory_region`, which raises the errors.
         """
         hva = self.process.mmap(size >> PAGE_SHIFT, level, writable=writable, offset=offset)
-        slot_id = sum(1 for _ in self.kvm.memslots[0])
-        return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags)
+        slot_id = sum(1 for _ in self.kvm.memslots[as_id])
+        return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags, as_id=as_id)
 
     def remove_memory(self, slot: KvmMemorySlot) -> None:
         """Take memory away from the guest."""
@@ -143,19 +157,19 @@ class Cpu:
         self.vcpu = KvmVcpu(vm.kvm, registers)
         vm.kvm.vcpus.append(self.vcpu)
         load_registers(self.vcpu, registers)
-        kvm_init_mmu(self.vcpu)
+        kvm_mmu_after_set_cpuid(self.vcpu)
         self._processor: LogicalProcessor
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
-        """Read 4 or 8 aligned bytes at an address of the guest; raises the fault that the guest gets."""
+        """Read 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
         return self._run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
 
     def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
-        """Read 4 or 8 aligned bytes of code; raises the fault that the guest gets."""
+        """Read bytes of code, as :meth:`read` does; raises the fault that the guest gets."""
         return self._run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
 
     def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None:
-        """Write 4 or 8 aligned bytes; raises the fault that the guest gets."""
+        """Write 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
         self._run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
 
     def set_registers(self, registers: Registers) -> None:
@@ -163,9 +177,47 @@ class Cpu:
         load_registers(self.vcpu, registers)
         kvm_mmu_reset_context(self.vcpu)
 
-    def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
-        """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
-        enter_nested_npt(self.vcpu, nested_cr3, registers)
+    def mov_cr0(self, value: int) -> None:
+        """MOV to CR0; raises what the processor would."""
+        kvm_set_register(self.vcpu, control.mov_cr0, value)
+
+    def mov_cr3(self, value: int) -> None:
+        """MOV to CR3; raises what the processor would."""
+        kvm_set_cr3(self.vcpu, value)
+
+    def mov_cr4(self, value: int) -> None:
+        """MOV to CR4; raises what the processor would."""
+        kvm_set_register(self.vcpu, control.mov_cr4, value)
+
+    def wrmsr_efer(self, value: int) -> None:
+        """WRMSR to EFER; raises what the processor would."""
+        kvm_set_register(self.vcpu, control.wrmsr_efer, value)
+
+    def invlpg(self, address: int) -> None:
+        """INVLPG: with shadow paging KVM takes part."""
+        self._enter()
+        self._processor.invlpg(address)
+        if not self._vm.kvm.parameters.tdp_enabled:
+            self._vm.kvm.shadow.kvm_mmu_invlpg(self.vcpu, address)
+
+    def enter_smm(self) -> None:
+        """A system-management interrupt: paging is off, and the memory is that of SMM (smm.c: enter_smm)."""
+        registers = self._outside_smm = self.vcpu.registers
+        cr0 = registers.cr0 & ~(CR0_PE | CR0_PG | CR0_EM_TS)
+        self._change_smm(True, replace(registers, cr0=cr0, cr4=0, efer=0))
+
+    def rsm(self) -> None:
+        """Back from SMM."""
+        self._change_smm(False, self._outside_smm)
+
+    def _change_smm(self, smm: bool, registers: Registers) -> None:
+        self.vcpu.smm = smm
+        self.set_registers(registers)
+
+    def enter_nested(self, nested_cr3: int | None, registers: Registers) -> None:
+        """VMRUN: run a guest of the guest, over nested page tables that the guest has made or, with None,
+        without."""
+        enter_nested(self.vcpu, registers, nested_cr3)
 
     def leave_nested(self) -> None:
         """#VMEXIT: back to the guest itself."""
@@ -177,6 +229,8 @@ class Cpu:
             try:
                 return self._execute(instruction)
             except PageFault as fault:
+                if self.vcpu.kvm.parameters.tdp_enabled:
+                    raise  # it is none of KVM's business (svm.c: init_vmcb)
                 exit_reason = fault.cr2, fault.error_code
             except NestedPageFault as fault:
                 exit_reason = fault.exit_info_2, fault.exit_info_1
@@ -192,9 +246,13 @@ class Cpu:
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
+            vcpu.requests -= FLUSHES
             load = self._load_nested if vcpu.kvm.parameters.tdp_enabled else self._load_shadow
             self._processor = load()
             vcpu.requests.discard(Request.LOAD_MMU_PGD)
+        elif FLUSHES & vcpu.requests:
+            vcpu.requests -= FLUSHES
+            self._processor.flush_asid()
 
     def _load_nested(self) -> LogicalProcessor:
         vcpu, memory = self.vcpu, self._vm.host.memory
@@ -214,9 +272,9 @@ class Cpu:
         how: Access = instruction.access
         hpa = self._processor.translate(instruction.address, how)
         if how.writes:
-            self._vm.host.memory.write(hpa, instruction.value, instruction.size)
+            store(self._vm.host.memory, hpa, instruction.value, instruction.size)
             return 0
-        return self._vm.host.memory.read(hpa, instruction.size)
+        return load(self._vm.host.memory, hpa, instruction.size)
 
     def _emulate(self, instruction: Instruction) -> int:
         try:

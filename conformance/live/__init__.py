@@ -1,10 +1,23 @@
-"""What the document says of any state of the MMU, as predicates on a snapshot, recorded or modelled.
+"""What the document says, asked of snapshots, recorded or modelled.
 
-Each predicate names its statements and has a corruption: a changed snapshot that it must refuse. ``roles``,
-``links``, ``sync`` and ``memory`` hold them by what they look at.
+Predicates hold in any state; ``roles``, ``links``, ``sync`` and ``memory`` have them by what they look at.
+``stories`` tell what an event changes, ``refuted`` where it is other than the document says. Each names its
+statements, and comes with something it must refuse.
 """
 
-from . import links, memory, roles, sync
+from . import links, memory, refuted, roles, stories, sync
 from .predicate import PREDICATES, Predicate
+from .story import STORIES, Story
 
-__all__ = ["PREDICATES", "Predicate", "links", "memory", "roles", "sync"]
+__all__ = [
+    "PREDICATES",
+    "STORIES",
+    "Predicate",
+    "Story",
+    "links",
+    "memory",
+    "refuted",
+    "roles",
+    "stories",
+    "sync",
+]

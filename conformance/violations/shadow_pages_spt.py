@@ -3,7 +3,7 @@
 from typing import Any
 
 from conformance.broken import BrokenModel
-from mmu_model.hardware import PAGE_SHIFT, Pfn
+from mmu_model.hardware import PAGE_SHIFT
 from mmu_model.kvm.types import pa
 from mmuspec.violations import violates
 
@@ -105,8 +105,8 @@ def nonleaf_sptes_point_at_copies(model: BrokenModel) -> None:
     def twin_of(child: int) -> int:
         host = hosts[-1]
         twin = host.alloc_page()
-        for index, word in enumerate(host.memory.frame(Pfn(child >> PAGE_SHIFT))):
-            host.memory.write(pa(twin) + 8 * index, int(word))
+        for offset in range(0, 4096, 8):
+            host.memory.write(pa(twin) + offset, host.memory.read(child + offset))
         host.page_private[pa(twin) >> PAGE_SHIFT] = host.page_private[child >> PAGE_SHIFT]
         return pa(twin)
 

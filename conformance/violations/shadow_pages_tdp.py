@@ -80,7 +80,7 @@ def direct_pages_are_marked(model: BrokenModel) -> None:
     model.wrap("shadow.pages.kvm_mmu_alloc_shadow_page", change)
 
 
-@violates("tdp_mmu_page/bifurcates-control-flow")
+@violates("tdp_mmu_page/bifurcates-control-flow", "mmu_valid_gen/tdp-does-not-use-it")
 def tdp_pages_are_judged_by_generation(model: BrokenModel) -> None:
     """Whether a page is obsolete is decided as if it belonged to the shadow MMU."""
 

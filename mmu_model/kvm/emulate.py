@@ -12,6 +12,7 @@ from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
 from mmu_model.kvm.guest_walk import walk_addr
 from mmu_model.kvm.vcpu import KvmVcpu
+from mmu_model.kvm.words import load, store
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Instruction:
     Attributes
     ----------
     access, address, size :
-        The access, to 4 or 8 aligned bytes.
+        The access, to 1, 2, 4 or 8 bytes that do not cross a multiple of 8.
     value :
         What is written.
 
@@ -66,8 +67,8 @@ def x86_emulate_instruction(vcpu: KvmVcpu, instruction: Instruction) -> int:
     if not is_visible(vcpu.memslots.find(gfn)) or (writes and not memory.is_writable(gfn)):
         raise MmioExit(gpa)
     if not writes:
-        return memory.read(gpa, instruction.size)
-    memory.write(gpa, instruction.value, instruction.size)
+        return load(memory, gpa, instruction.size)
+    store(memory, gpa, instruction.value, instruction.size)
     vcpu.kvm.shadow.kvm_mmu_track_write(vcpu, gpa, instruction.size)
     return 0
 

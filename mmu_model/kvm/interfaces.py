@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
     from mmu_model.kvm.page import KvmMmuPage
@@ -44,11 +45,26 @@ class ShadowMmu(Protocol):
     def sync_spte(self, vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
         """Bring one spte of an unsync page up to date."""
 
+    def kvm_mmu_invlpg(self, vcpu: KvmVcpu, address: int) -> None:
+        """The guest executed INVLPG."""
+
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""
 
     def kvm_zap_obsolete_pages(self, kvm: Kvm) -> None:
         """Zap the pages of generations that are over."""
+
+    def kvm_rmap_zap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
+        """Drop all sptes of frames; whether there was one."""
+
+    def kvm_mmu_slot_remove_write_access(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Write-protect a slot so that its writes are logged."""
+
+    def kvm_mmu_write_protect_gfns(self, kvm: Kvm, slot: KvmMemorySlot, gfns: list[Gfn]) -> None:
+        """Write-protect frames so that their next writes are logged."""
+
+    def kvm_rmap_zap_collapsible_sptes(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Drop what could be large pages."""
 
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
@@ -71,3 +87,21 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         """A guest under nested paging faulted."""
+
+    def kvm_tdp_mmu_write_protect_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> bool:
+        """Let nobody write to a frame; whether TLBs must be flushed."""
+
+    def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
+        """Drop all leaves of frames; whether there was one."""
+
+    def kvm_tdp_mmu_wrprot_slot(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Write-protect a slot so that its writes are logged."""
+
+    def kvm_tdp_mmu_write_protect_gfns(self, kvm: Kvm, slot: KvmMemorySlot, gfns: list[Gfn]) -> None:
+        """Write-protect frames so that their next writes are logged."""
+
+    def kvm_tdp_mmu_try_split_huge_pages(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Split the large pages of a slot, whose writes will be logged by small ones."""
+
+    def kvm_tdp_mmu_zap_collapsible_sptes(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Drop tables in whose place there could be large pages."""

@@ -134,8 +134,29 @@ def serve_requests(vcpu: KvmVcpu) -> None:
     if Request.MMU_FREE_OBSOLETE_ROOTS in requests:
         requests.discard(Request.MMU_FREE_OBSOLETE_ROOTS)
         kvm_mmu_free_obsolete_roots(vcpu)
+    if Request.TLB_FLUSH_GUEST in requests:
+        requests.discard(Request.TLB_FLUSH_GUEST)
+        requests.add(Request.TLB_FLUSH_CURRENT)
+        _sync_for_guest_flush(vcpu)
     if Request.MMU_SYNC in requests:
         requests.discard(Request.MMU_SYNC)
         vcpu.kvm.shadow.kvm_mmu_sync_roots(vcpu)
     if not vcpu.mmu.root.is_valid:
         kvm_mmu_load(vcpu)
+
+
+def _sync_for_guest_flush(vcpu: KvmVcpu) -> None:
+    """The guest flushed everything: with shadow paging its tables count from now on (kvm_vcpu_flush_tlb_guest).
+
+    Roots that are remembered are not synchronized but given up, if anything below them is unsync.
+    """
+    kvm, mmu = vcpu.kvm, vcpu.mmu
+    if kvm.parameters.tdp_enabled:
+        return
+    kvm.shadow.kvm_mmu_sync_roots(vcpu)
+    unsync = []
+    for root in mmu.prev_roots:
+        sp = root_to_sp(kvm.host, root.hpa) if root.is_valid else None
+        if sp is not None and (sp.unsync or sp.unsync_children):
+            unsync.append(root)
+    kvm_mmu_free_roots(kvm, mmu, unsync)

@@ -25,6 +25,7 @@ class Request(Enum):
     LOAD_MMU_PGD = "load the root into the processor"
     TRIPLE_FAULT = "shut the guest down"
     TLB_FLUSH = "flush the whole TLB"
+    TLB_FLUSH_GUEST = "flush the TLB for the guest"
     TLB_FLUSH_CURRENT = "flush the TLB of the current context"
 
 

@@ -37,6 +37,8 @@ class Parameters:
         Whether the TDP MMU is used for it (tdp_mmu=); without nested paging it is not.
     max_tdp_level :
         Levels of nested paging that the host's processor walks: 4 or 5.
+    tdp_root_level :
+        How many of them KVM has to use; 0 if it may choose.
     nx_huge_pages :
         Whether large pages are never executable.
 
@@ -45,6 +47,7 @@ class Parameters:
     tdp_enabled: bool = True
     tdp_mmu_enabled: bool = True
     max_tdp_level: int = 4
+    tdp_root_level: int = 0
     nx_huge_pages: bool = False
 
 
@@ -71,6 +74,8 @@ class Kvm:
         Roots of the TDP MMU, newest first, and how many pages besides them it uses.
     indirect_shadow_pages :
         How many pages shadow a guest's table.
+    manual_dirty_log_protect :
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: getting the dirty log does not clear it.
     mmu_invalidate_seq, mmu_invalidate_in_progress :
         How many changes of the host's mappings were over, and how many are under way.
 
@@ -92,12 +97,13 @@ class Kvm:
     mmu_page_hash: dict[int, list[KvmMmuPage]] = field(default_factory=dict)
     mmu_valid_gen: int = 0
     n_used_mmu_pages: int = 0
-    n_max_mmu_pages: int = 1 << 20
+    n_max_mmu_pages: int = 0
     indirect_shadow_pages: int = 0
     tdp_mmu_roots: list[KvmMmuPage] = field(default_factory=list)
     tdp_mmu_pages: int = 0
     possible_nx_huge_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
     shadow_root_allocated: bool = False
+    manual_dirty_log_protect: bool = False
     mmu_invalidate_seq: int = 0
     mmu_invalidate_in_progress: int = 0
     stat: Counter[str] = field(default_factory=Counter)

@@ -214,12 +214,17 @@ class _Compiler:
             self.number += 1
             number = self.number
             for record in self.step(step):
-                last = records[-1] if records else None
-                if last and record.op is last.op is Op.HOST and last.address + last.value == record.address:
-                    records[-1] = replace(last, value=last.value + record.value)
+                if records and self.in_a_row(records[-1], record):
+                    records[-1] = replace(records[-1], value=records[-1].value + record.value)
                 else:
                     records.append(replace(record, step=number))
         return records
+
+    def in_a_row(self, last: Record, record: Record) -> bool:
+        """Both are host calls, one after the other, and nothing in between needs the guest to run."""
+        if not last.op is record.op is Op.HOST or last.address + last.value != record.address:
+            return False
+        return self.calls[record.address - 1].op is not HostOp.SMI
 
     def step(self, step: Step) -> list[Record]:
         match step:

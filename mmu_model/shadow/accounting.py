@@ -36,11 +36,13 @@ def unaccount_shadowed(kvm: Kvm, sp: KvmMmuPage) -> None:
 
 
 def write_protect_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> bool:
-    """Take W from every spte that maps a frame, large ones too; whether TLBs must be flushed.
+    """Take W from every spte of either MMU that maps a frame, large ones too; whether TLBs must be flushed.
 
     mmu.c: kvm_mmu_slot_gfn_write_protect.
     """
     flush = False
     for level in range(PG_LEVEL_4K, KVM_MAX_HUGEPAGE_LEVEL + 1):
         flush |= rmap_write_protect(kvm, slot.gfn_to_rmap(gfn, level), pt_protect=True)
+    if kvm.parameters.tdp_mmu_enabled:
+        flush |= kvm.tdp.kvm_tdp_mmu_write_protect_gfn(kvm, slot, gfn)
     return flush

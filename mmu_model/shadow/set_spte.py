@@ -154,12 +154,18 @@ def _prefetch_gptes(vcpu: KvmVcpu, sp: KvmMmuPage, fresh: int) -> None:
         sptep = sp.sptep(index)
         if index == fresh or is_shadow_present_pte(vcpu.kvm.host.read(sptep)):
             continue
-        gpte = gptes.read(index)
-        if gptes.is_unusable(gpte):
-            drop_spte(vcpu.kvm, sptep)
+        if not prefetch_gpte(vcpu, sp, index, gptes):
             return
-        if not _prefetch_one(vcpu, sptep, gptes.gfn(gpte), gptes.access(gpte)):
-            return
+
+
+def prefetch_gpte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int, gptes: Gptes | None = None) -> bool:
+    """Map what the gpte behind `spt[index]` says now, if it may be used; whether it was."""
+    gptes = gptes or Gptes(vcpu, sp)
+    gpte = gptes.read(index)
+    if gptes.is_unusable(gpte):
+        drop_spte(vcpu.kvm, sp.sptep(index))
+        return False
+    return _prefetch_one(vcpu, sp.sptep(index), gptes.gfn(gpte), gptes.access(gpte))
 
 
 def _prefetch_one(vcpu: KvmVcpu, sptep: Sptep, gfn: Gfn, access: int) -> bool:

@@ -60,6 +60,8 @@ def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
 
 def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> bool:
     """Link a new table, which maps what a large page there mapped so far; False if somebody was faster."""
+    if not _make_room(kvm, place):
+        return False
     sp = new_child(kvm, place)
     sp.nx_huge_page_disallowed = fault.huge_page_disallowed
     if is_shadow_present_pte(place.old_spte):
@@ -69,6 +71,21 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> bool:
         return False
     if fault.huge_page_disallowed and fault.req_level >= place.level:
         kvm.possible_nx_huge_pages.setdefault(sp)
+    return True
+
+
+def _make_room(kvm: Kvm, place: TdpIter) -> bool:
+    """Take a large page away that is not to be split; False if somebody was faster.
+
+    6.1, tdp_mmu_zap_spte_atomic.
+    """
+    if kvm.kernel.fault_splits_huge_page or not is_shadow_present_pte(place.old_spte):
+        return True
+    if not tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte):
+        return False
+    kvm.flush_remote_tlbs()
+    place.old_spte = kvm.kernel.shadow_nonpresent_value
+    kvm.host.write(place.sptep, place.old_spte)
     return True
 
 

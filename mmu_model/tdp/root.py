@@ -16,12 +16,13 @@ def kvm_tdp_mmu_alloc_root(vcpu: KvmVcpu) -> None:
     """Load a usable root of the vCPU's role: found, or made."""
     kvm, mmu = vcpu.kvm, vcpu.mmu
     with kvm.mmu_lock.write if kvm.kernel.tdp_root_alloc_exclusive else kvm.mmu_lock.read:
-        root = _find_root(kvm, mmu.root_role) or _new_root(kvm, mmu.root_role)
+        root = find_root(kvm, mmu.root_role) or _new_root(kvm, mmu.root_role)
     mmu.root.hpa = root.hpa
     mmu.root.pgd = 0
 
 
-def _find_root(kvm: Kvm, role: PageRole) -> KvmMmuPage | None:
+def find_root(kvm: Kvm, role: PageRole) -> KvmMmuPage | None:
+    """A root of that role, with one more reference; an invalid one has another role."""
     for root in kvm.tdp_mmu_roots:
         if root.role == role:
             root.tdp_mmu_root_count += 1

@@ -4,9 +4,8 @@ import pytest
 
 from mmu_model.hardware import Gfn
 from mmu_model.kernels import KERNELS, kernel_named, switches
-from mmu_model.kvm.errors import KvmBug, KvmError
+from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.locks import RwLock
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.process import Process
@@ -70,19 +69,6 @@ def test_the_host_maps_large_pages_where_they_fit() -> None:
     first = process.mapping(hva)
     assert first is not None
     assert first.pfn % 512 == 0
-
-
-def test_the_lock_knows_who_holds_it() -> None:
-    """Waiting for a lock that nobody will release is a bug."""
-    lock = RwLock("mmu_lock")
-    with pytest.raises(KvmBug, match="not held for write"):
-        lock.assert_held_write()
-    with lock.read, lock.read:
-        lock.assert_held_read()
-        with pytest.raises(KvmBug, match="wait for ever"), lock.write:
-            pass
-    with lock.write, pytest.raises(KvmBug, match="wait for ever"), lock.read:
-        pass
 
 
 def test_every_switch_says_where_it_is_seen() -> None:

@@ -65,3 +65,33 @@ def test_nesting_without_end_is_survived() -> None:
     ):
         document, _ = extract(source, "deep.rst")
         assert document.source.lines == len(source.splitlines())
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> str:
+    """Lines that are indented, marked and ended any way, each word of its own kind: nothing is a heading."""
+    rows = []
+    for number in range(draw(st.integers(1, 14))):
+        indent = " " * draw(st.sampled_from([0, 0, 0, 1, 2, 2, 3, 4, 4, 6, 9])) + draw(
+            st.sampled_from(["", "", "\t"])
+        )
+        mark = draw(
+            st.sampled_from(
+                ["", "", "", "- ", "* ", "-   ", "1. ", "#. ", "(*) ", "| ", "``", "*", ":", ">>> ", "> "]
+            )
+        )
+        text = " ".join(f"w{number}x{n}" for n in range(draw(st.integers(1, 4))))
+        text = text.replace(" ", draw(st.sampled_from([" ", " ", "  ", "_ ", ": ", ".  "])))
+        end = draw(st.sampled_from(["", "", ".", ":", "::", ",", "``", "*", "_", "|", " -"]))
+        rows.append(indent + mark + text + end + "\n" * draw(st.integers(0, 1)))
+    return "\n".join(rows)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ragged())
+def test_no_word_of_ragged_text_is_lost_or_doubled(source: str) -> None:
+    document, _ = extract(source, "ragged.rst")
+    unique = re.compile(r"w\d+x\d+")
+    found = Counter(unique.findall(" ".join(s.text for s in document.statements)))
+    names = Counter(unique.findall(" ".join(name for item in document.fields for name in item.names)))
+    assert found + names == Counter(unique.findall(source))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -19,16 +19,33 @@ from mmu_model.snapshot import MmuKind, RecordingError
 
 from .compare import compare
 from .errors import LiveError
+from .kernels import EXPLANATIONS, explain
 from .record import plan, record
 
 CONFORMANCE = Path(__file__).resolve().parents[2] / "conformance"
 ALL = "all"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """A group whose commands end with 2 and one line on standard error when something is wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            return super().invoke(ctx)
+        except (ScenarioError, RecordingError, LiveError) as error:
+            text = str(error)
+            click.echo(text if ": error: " in text else f"kvm-live: error: {text}", err=True)
+        except OSError as error:
+            click.echo(f"kvm-live: error: {error.filename or 'system'}: {error.strerror}", err=True)
+        except KeyboardInterrupt:
+            click.echo("kvm-live: error: interrupted", err=True)
+        raise SystemExit(2)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Runs scenarios on real kernels, records what KVM's MMUs build, and compares recordings."""
-    signal.signal(signal.SIGTERM, _interrupt)
 
 
 @main.command("record")
@@ -46,20 +63,15 @@ def record_command(kernel: str, mmu: str, output: Path, scenarios: tuple[str, ..
     """Records SCENARIOs (files, or names of the project's; none: all) on real kernels."""
     kernels = KERNELS if kernel == ALL else (kernel,)
     mmus = tuple(MmuKind) if mmu == ALL else (MmuKind(mmu),)
-    try:
-        read = [read_scenario(path) for path in _find(scenarios)]
-        if scenarios:
-            _require(read, kernels if kernel != ALL else (), mmus if mmu != ALL else ())
-        boots = plan(read, kernels, mmus)
-        failed = 0
-        with _progress(sum(len(boot.scenarios) for boot in boots)) as step:
-            for failure in record(boots, output, step):
-                failed += 1
-                click.echo(failure, err=True)
-    except (ScenarioError, LiveError) as error:
-        _give_up(error)
-    except OSError as error:
-        _give_up(LiveError(f"{error.filename or output}: {error.strerror}"))
+    read = [read_scenario(path) for path in _find(scenarios)]
+    if scenarios:
+        _require(read, kernels if kernel != ALL else (), mmus if mmu != ALL else ())
+    boots = plan(read, kernels, mmus)
+    failed = 0
+    with _progress(sum(len(boot.scenarios) for boot in boots)) as step:
+        for failure in record(boots, output, step):
+            failed += 1
+            click.echo(failure, err=True)
     if failed:
         raise SystemExit(2)
 
@@ -67,12 +79,19 @@ def record_command(kernel: str, mmu: str, output: Path, scenarios: tuple[str, ..
 @main.command("compare")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-def compare_command(first: Path, second: Path) -> None:
-    """Compares two recordings, or all in two folders; 0 equal, 1 different."""
-    try:
-        lines = list(compare(first, second))
-    except (RecordingError, LiveError) as error:
-        _give_up(error)
+@click.option(
+    "--explain",
+    "explained",
+    is_flag=True,
+    help="FIRST is of 6.1, SECOND of 6.12: count what is known to differ, list the rest.",
+)
+def compare_command(first: Path, second: Path, *, explained: bool) -> None:
+    """Compares two recordings, or all in two folders; 0 equal, 1 different (with --explain: unexplained)."""
+    lines = list(compare(first, second))
+    if explained:
+        counts, lines = explain(lines)
+        for explanation in EXPLANATIONS:
+            click.echo(f"{counts[explanation.key]:6} {explanation.key}: {explanation.why}")
     for line in lines:
         click.echo(line)
     raise SystemExit(1 if lines else 0)
@@ -118,12 +137,6 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
             begun += 1
 
         yield step
-
-
-def _give_up(error: Exception) -> NoReturn:
-    text = str(error)
-    click.echo(text if ": error: " in text else f"kvm-live: error: {text}", err=True)
-    raise SystemExit(2)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -61,8 +62,13 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         os.close(self.memory)
 
     def lines(self) -> Iterator[str]:
@@ -78,6 +84,7 @@ class Machine:
             data = os.read(file, 1 << 16)
             heard = time.monotonic()
             if not data:
+                self.process.wait()
                 raise LiveError(f"the machine ended{self._last_words()}")
             *complete, self.pending = (self.pending + data).split(b"\n")
             for line in complete:

@@ -92,14 +92,12 @@ class _Extraction:
         yield from self._blocks(nested)
 
     def _definition(self, entry: Entry) -> Iterator[Item]:
+        """A term that is a name, with text below it, is a field; any other is text, and so is what is below."""
         field = FIELD_TERM.match(entry.term.plain) if entry.term else None
-        if field and entry.term:
+        statements = _sentences(runs(entry.blocks)) if field else []
+        if field and statements:
             names = tuple(BETWEEN_NAMES.split(field[1]))
-            statements = _sentences(runs(entry.blocks))
-            if statements:
-                yield self._item(Kind.FIELD, statements, names=names, term=entry.term)
-            else:
-                yield self._item(Kind.FIELD, [_whole(entry.term)], names=names, term=entry.term)
+            yield self._item(Kind.FIELD, statements, names=names, term=entry.term)
             return
         if entry.term:
             yield self._item(Kind.PARAGRAPH, _sentences([entry.term]))

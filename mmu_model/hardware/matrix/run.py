@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from mmu_model import hardware
-from mmu_model.campaign import Checkpoint, Result, results
+from mmu_model.campaign import Checkpoint, Result, Workers, results
 from mmu_model.hardware.matrix.check import check_block
 from mmu_model.hardware.matrix.combinations import BLOCKS
 from mmu_model.hardware.registers import Mode
@@ -51,7 +50,7 @@ def checkpoint(path: Path, mode: Mode) -> Checkpoint[int]:
 
 def run(
     mode: Mode,
-    make_executor: Callable[[], Executor],
+    make_executor: Workers,
     done: Checkpoint[int],
     progress: Callable[[Summary], None],
     blocks: Sequence[int] = range(len(BLOCKS)),

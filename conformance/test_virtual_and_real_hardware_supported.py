@@ -1,0 +1,152 @@
+"""Section "Virtual and real hardware supported"."""
+
+import pytest
+
+from conformance.computers import Computer
+from conformance.features import FURTHER, NAMED, PROTECTION_KEYS, Feature
+from conformance.scenes import MIB, guest, nested_guest, paging_registers
+from mmu_model.hardware import (
+    CR4_PGE,
+    LogicalProcessor,
+    Mode,
+    PhysicalMemory,
+    Registers,
+)
+from mmu_model.hardware.cases import answer
+from mmu_model.hardware.tables import PRESENT_WRITABLE_USER, PageTables, frames_from
+from mmu_model.kvm.errors import KvmError
+from mmu_model.snapshot import MmuKind
+from tests.oracle.case import Case
+from tests.oracle.compare import compare, expected
+
+FEATURES = "virtual-and-real-hardware-supported/hardware/emulated-modes-and-features"
+NESTED = "virtual-and-real-hardware-supported/hardware/npt-for-guests"
+
+GLOBAL = 1 << 8
+EVERYWHERE = [None, *MmuKind]
+"""On the processor itself, and under each MMU of KVM."""
+
+
+def outcomes(features: tuple[Feature, ...]) -> dict[str, int | str]:
+    """What is to come of each feature."""
+    return {feature.name: feature.outcome for feature in features}
+
+
+@pytest.mark.spec(FEATURES)
+@pytest.mark.parametrize("mmu", EVERYWHERE, ids=lambda mmu: mmu.value if mmu else "processor")
+def test_a_program_finds_the_features_that_are_named(kernel: str, mmu: MmuKind | None) -> None:
+    """2, 3 and 4 levels, PAE, PSE, PSE-36, CR0.WP, pages of 1 GiB: under KVM as on the processor itself."""
+    found = {feature.name: feature.try_on(Computer(kernel, mmu)) for feature in NAMED}
+
+    assert found == outcomes(NAMED)
+
+
+@pytest.mark.spec(FEATURES)
+def test_a_global_page_survives_a_load_of_cr3() -> None:
+    """The processor forgets other translations with MOV CR3; that of a global page with CR4.PGE only."""
+    processor, entries = two_pages(GLOBAL, 0)
+    assert [processor.read(address) for address in entries] == [5, 6]
+    for entry in entries.values():
+        processor.memory.write(entry, 0x7007)
+
+    processor.mov_cr3(processor.registers.cr3)
+    assert [processor.read(address) for address in entries] == [5, 7]
+
+    processor.mov_cr4(processor.registers.cr4 & ~CR4_PGE)
+    assert [processor.read(address) for address in entries] == [7, 7]
+
+
+@pytest.mark.spec(FEATURES)
+def test_without_cr4_pge_no_page_is_global() -> None:
+    """The bit in the entry alone does nothing."""
+    processor, entries = two_pages(GLOBAL, GLOBAL, cr4=0)
+    assert [processor.read(address) for address in entries] == [5, 6]
+    for entry in entries.values():
+        processor.memory.write(entry, 0x7007)
+
+    processor.mov_cr3(processor.registers.cr3)
+
+    assert [processor.read(address) for address in entries] == [7, 7]
+
+
+@pytest.mark.spec(FEATURES, tier="oracle")
+def test_the_emulator_finds_the_same_features() -> None:
+    """An emulator that nobody here wrote gives the same answers, accessed and dirty flags included."""
+    cases = {feature.name: as_case(feature) for feature in NAMED}
+
+    seen = {name: expected(case) for name, case in cases.items()}
+
+    assert {name: f"#PF {a.error_code:#x}" if a.pa is None else a.pa for name, a in seen.items()} == outcomes(
+        NAMED
+    )
+    differing = [compare(case, seen[name], answer) for name, case in cases.items()]
+    assert [str(found) for found in differing if found] == []
+
+
+@pytest.mark.spec(FEATURES, refutes=True)
+@pytest.mark.parametrize("mmu", EVERYWHERE, ids=lambda mmu: mmu.value if mmu else "processor")
+def test_a_program_finds_more_than_the_traditional_mmu(kernel: str, mmu: MmuKind | None) -> None:
+    """Five levels, NX, SMEP and SMAP are there as well; with nested paging, protection keys."""
+    features = FURTHER if mmu is MmuKind.SHADOW else (*FURTHER, PROTECTION_KEYS)
+
+    found = {feature.name: feature.try_on(Computer(kernel, mmu)) for feature in features}
+
+    assert found == outcomes(features)
+
+
+@pytest.mark.spec(NESTED)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_a_guest_hypervisor_has_nested_page_tables(kernel: str, mmu: MmuKind) -> None:
+    """What its guest uses goes by the tables that it made, and not to the same address of its own memory."""
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 3 * MIB, 0x6000: 0x5000})
+    scene.vm.memory.write(3 * MIB, 33)
+    scene.vm.memory.write(0x5000, 55)
+
+    assert [scene.reads(0x5000), scene.reads(0x6000)] == [33, 55]
+
+
+@pytest.mark.spec(NESTED)
+def test_without_nested_paging_there_is_none_to_offer(kernel: str) -> None:
+    """A host that does not use NPT has none for its guests either."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x5000})
+
+    with pytest.raises(KvmError, match="without nested paging"):
+        scene.cpu.enter_nested(0x5000, Registers())
+
+
+def two_pages(*flags: int, cr4: int = CR4_PGE) -> tuple[LogicalProcessor, dict[int, int]]:
+    """A processor with two pages at 0x5000 and 0x6000, which hold 5 and 6; a third one at 0x7000 holds 7.
+
+    The entries of the two by address.
+    """
+    memory = PhysicalMemory(40)
+    tables = PageTables(memory, Mode.FOUR_LEVEL, frames_from(0x10_0000))
+    entries = {
+        page: tables.map(page, page, flags=PRESENT_WRITABLE_USER | more)
+        for page, more in zip((0x5000, 0x6000), flags, strict=True)
+    }
+    for page in (0x5000, 0x6000, 0x7000):
+        memory.write(page, page >> 12)
+    registers = paging_registers(Mode.FOUR_LEVEL, tables.root, 40)
+    processor = LogicalProcessor(memory, registers)
+    processor.mov_cr4(registers.cr4 | cr4)
+    return processor, entries
+
+
+def as_case(feature: Feature) -> Case:
+    """A feature as the oracle wants it."""
+    registers = feature.registers
+    return Case(
+        id=feature.name,
+        maxphyaddr=registers.maxphyaddr,
+        cr0=registers.cr0,
+        cr3=registers.cr3,
+        cr4=registers.cr4,
+        efer=registers.efer,
+        pkru=registers.pkru,
+        ac=registers.ac,
+        cpl=3 if feature.user else 0,
+        access=feature.kind.value,
+        va=feature.address,
+        memory={where: (word, feature.word_size) for where, word in feature.words.items()},
+    )

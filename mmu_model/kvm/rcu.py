@@ -1,0 +1,121 @@
+"""Read-copy update: what readers may still see is freed only when they are gone (RCU and SRCU)."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final
+
+from mmu_model.kvm.locks import LockNotHeld
+from mmu_model.kvm.task import Steps, Task, current, might_sleep
+
+
+class _Section:
+    """One read-side section of a task, from the first lock to the last unlock."""
+
+    __slots__ = ("depth",)
+
+    def __init__(self) -> None:
+        self.depth = 1
+
+
+class GracePeriod:
+    """Over when every section that was open at its beginning is closed."""
+
+    __slots__ = ("_name", "_open")
+
+    def __init__(self, name: str, sections: list[_Section]) -> None:
+        self._name = name
+        self._open = sections
+
+    def ready(self) -> bool:
+        """Whether it is over."""
+        return not any(section.depth for section in self._open)
+
+    def __str__(self) -> str:
+        return f"the readers of {self._name}"
+
+
+class Rcu:
+    """A domain of readers, and what waits for them.
+
+    Parameters
+    ----------
+    name :
+        What messages call it.
+    sleepable :
+        SRCU: readers may sleep.
+
+    Attributes
+    ----------
+    read :
+        ``with rcu.read:`` is a read-side section; sections nest.
+
+    """
+
+    def __init__(self, name: str, *, sleepable: bool = False) -> None:
+        self.name = name
+        self._sleepable = sleepable
+        self._readers: dict[Task, _Section] = {}
+        self._callbacks: list[tuple[GracePeriod, Callable[[], None]]] = []
+        self.read: Final = _Read(self)
+
+    def lock(self) -> None:
+        """`rcu_read_lock`."""
+        task = current()
+        section = self._readers.get(task)
+        if section is not None:
+            section.depth += 1
+            return
+        self._readers[task] = _Section()
+        if not self._sleepable:
+            task.atomic += 1
+
+    def unlock(self) -> None:
+        """`rcu_read_unlock`; raises LockNotHeld if the task is in no section."""
+        task = current()
+        self.assert_held()
+        section = self._readers[task]
+        section.depth -= 1
+        if section.depth:
+            return
+        del self._readers[task]
+        if not self._sleepable:
+            task.atomic -= 1
+        self._run_callbacks()
+
+    def assert_held(self) -> None:
+        """`rcu_dereference`: raises LockNotHeld if the current task is in no read-side section."""
+        if current() not in self._readers:
+            raise LockNotHeld(f"{current()} follows a pointer of {self.name} outside a read-side section")
+
+    def call(self, callback: Callable[[], None]) -> None:
+        """`call_rcu`: call back as soon as all that read now have stopped."""
+        self._callbacks.append((self._grace_period(), callback))
+        self._run_callbacks()
+
+    def synchronize(self) -> Steps[None]:
+        """Wait until all that read now have stopped (`synchronize_srcu_expedited`)."""
+        might_sleep(f"for {self.name}")
+        yield self._grace_period()
+
+    def _grace_period(self) -> GracePeriod:
+        return GracePeriod(self.name, list(self._readers.values()))
+
+    def _run_callbacks(self) -> None:
+        due = [callback for period, callback in self._callbacks if period.ready()]
+        if due:
+            self._callbacks = [pair for pair in self._callbacks if not pair[0].ready()]
+            for callback in due:
+                callback()
+
+
+class _Read:
+    def __init__(self, rcu: Rcu) -> None:
+        self._rcu = rcu
+
+    def __enter__(self) -> None:
+        self._rcu.lock()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._rcu.unlock()

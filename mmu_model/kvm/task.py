@@ -1,0 +1,99 @@
+"""Who is running: kernel code that can be overtaken, and the task that it runs as.
+
+Code that others may overtake is a generator. It yields wherever another task may run in between: a string says
+what comes next; a :class:`Wait` says what has to happen before it can go on. Run alone, by :func:`finish`, it
+is an ordinary function; :mod:`mmu_model.schedule` runs several in every order.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+from mmu_model.kvm.errors import KvmBug
+
+T = TypeVar("T")
+
+
+class Wait(Protocol):
+    """Something that a task waits for; printed, it says what."""
+
+    def ready(self) -> bool:
+        """Whether the task may go on."""
+
+
+Steps = Generator[Any, None, T]
+"""Kernel code that yields a string or a :class:`Wait` at each place where another task may run."""
+
+
+class Task:
+    """A thread of the kernel.
+
+    Attributes
+    ----------
+    name :
+        What schedules call it.
+    atomic :
+        How many spinlocks and RCU read-side sections it is in: it may not sleep unless there are none.
+
+    """
+
+    __slots__ = ("atomic", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.atomic = 0
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class SleepInAtomicContext(KvmBug):
+    """A task that must not sleep would have to wait: what might_sleep() warns of."""
+
+
+class WouldWaitForEver(KvmBug):
+    """A task waits for what only another could bring about, and no other runs."""
+
+
+_ALONE: Final = Task("the only task")
+_running = [_ALONE]
+
+
+def current() -> Task:
+    """The task that runs now."""
+    return _running[-1]
+
+
+@contextmanager
+def running(task: Task) -> Iterator[None]:
+    """Run as that task."""
+    _running.append(task)
+    try:
+        yield
+    finally:
+        _running.pop()
+
+
+def might_sleep(why: str) -> None:
+    """Raises SleepInAtomicContext if the current task holds a spinlock or is in an RCU read-side section."""
+    if current().atomic:
+        raise SleepInAtomicContext(f"{current()} may have to sleep ({why}) and is in atomic context")
+
+
+def finish(steps: Steps[T]) -> T:
+    """Run to the end with nobody in between; what it returns.
+
+    Raises
+    ------
+    WouldWaitForEver
+        It waits for something that has not happened.
+
+    """
+    while True:
+        try:
+            stop = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if stop.__class__ is not str and not stop.ready():
+            raise WouldWaitForEver(f"{current()} waits for {stop}, and nobody else runs")

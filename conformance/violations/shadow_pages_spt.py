@@ -169,8 +169,8 @@ def tdp_pages_are_linked_twice(model: BrokenModel) -> None:
     """The TDP MMU lets the entry beside lead to a new page, too."""
 
     def change(original: Any) -> Any:
-        def wrong(kvm: Any, place: Any, sp: Any) -> bool:
-            linked: bool = original(kvm, place, sp)
+        def wrong(kvm: Any, place: Any, sp: Any) -> Any:
+            linked = yield from original(kvm, place, sp)
             kvm.host.write(place.sptep ^ 8, kvm.host.read(place.sptep))
             return linked
 

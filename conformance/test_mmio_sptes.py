@@ -69,6 +69,7 @@ def test_an_access_without_memory_leaves_a_leaf_that_remembers(kernel: str, mmu:
 
 @pytest.mark.spec("fast-invalidation-of-mmio-sptes/stale-information/stale-after-memslot-change")
 @pytest.mark.spec("fast-invalidation-of-mmio-sptes/check/on-every-find")
+@pytest.mark.spec("reaction-to-events/mmio-fault-generation/checked")
 @pytest.mark.spec("fast-invalidation-of-mmio-sptes/check/mismatch-slow-path")
 def test_what_was_remembered_before_a_change_is_not_believed(kernel: str, mmu: MmuKind) -> None:
     """The frame gets memory. The spte is still there and says no; KVM goes the long way and maps it."""

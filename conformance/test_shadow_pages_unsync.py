@@ -32,6 +32,8 @@ def remapping_guest(kernel: str, paging: str = "4-level") -> Editor:
 
 
 @pytest.mark.spec("unsync/may-not-match")
+@pytest.mark.spec("reaction-to-events/unsync/tried")
+@pytest.mark.spec("reaction-to-events/unsync-done/guest-continues")
 @pytest.mark.parametrize("paging", ["PAE", "4-level", "5-level"])
 def test_an_unsync_page_may_differ_from_the_guests_table(kernel: str, paging: str) -> None:
     """The guest's entry says one frame, the spte another; and the page is marked."""

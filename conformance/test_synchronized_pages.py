@@ -88,6 +88,8 @@ def test_a_table_that_cr3_does_not_reach_loses_its_protection_too(kernel: str) -
 
 
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/protection-removed")
+@pytest.mark.spec("reaction-to-events/unsync/tried")
+@pytest.mark.spec("reaction-to-events/unsync-done/guest-continues")
 def test_after_the_first_write_the_guest_writes_freely(kernel: str) -> None:
     """The first may fault; the others do not, whatever entry they are to."""
     scene = remappable(kernel, 0x5000)

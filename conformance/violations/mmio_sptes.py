@@ -10,7 +10,11 @@ SECTION = "fast-invalidation-of-mmio-sptes"
 FLAG = 1 << 63
 
 
-@violates(f"{SECTION}/stale-information/cached-in-leaf-sptes")
+@violates(
+    f"{SECTION}/stale-information/cached-in-leaf-sptes",
+    "reaction-to-events/mmio-fault/rsv-bit-and-cached-info",
+    "reaction-to-events/shadow-walk-mmio/spte-caches-info",
+)
 def sptes_remember_nothing(model: BrokenModel) -> None:
     """There are no MMIO sptes."""
 
@@ -24,6 +28,7 @@ def sptes_remember_nothing(model: BrokenModel) -> None:
     f"{SECTION}/stale-information/stale-after-memslot-change",
     f"{SECTION}/check/on-every-find",
     f"{SECTION}/check/mismatch-slow-path",
+    "reaction-to-events/mmio-fault-generation/checked",
 )
 def any_mmio_spte_is_believed(model: BrokenModel) -> None:
     """Its generation is not looked at."""

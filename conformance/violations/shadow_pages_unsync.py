@@ -125,7 +125,7 @@ def an_unsync_page_is_not_found(model: BrokenModel) -> None:
     model.replace("shadow.unsync.mmu_unsync_walk", lambda kvm, sp: [])
 
 
-@violates("write_flooding_count/emulations-of-protected-tables")
+@violates("write_flooding_count/emulations-of-protected-tables", "reaction-to-events/emulate/instruction")
 def upper_tables_are_not_protected(model: BrokenModel) -> None:
     """The guest writes to them without KVM."""
     model.replace("kvm.page_track.kvm_gfn_is_write_tracked", lambda slot, gfn: False)

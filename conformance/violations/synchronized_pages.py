@@ -35,6 +35,8 @@ def a_flush_synchronizes_one_page(model: BrokenModel) -> None:
     f"{SECTION}/tlb-flush/tables-are-write-protected",
     f"{SECTION}/reachable-table/protection-removed",
     f"{SECTION}/reachable-table/saves-emulation",
+    "reaction-to-events/unsync/tried",
+    "reaction-to-events/unsync-done/guest-continues",
 )
 def all_tables_are_kept_protected(model: BrokenModel) -> None:
     """As the document has it of the general case: every write to a table comes to KVM."""

@@ -22,6 +22,7 @@ from mmu_model.hardware import (
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import MmuKind
 
@@ -86,6 +87,7 @@ def guest(
     host_level: int = 1,
     maxphyaddr: int = 46,
     max_tdp_level: int = 4,
+    tdp_format: TdpFormat = TdpFormat.NPT,
     cr0_wp: bool = True,
     cr4: int = 0,
     nx: bool = True,
@@ -106,11 +108,15 @@ def guest(
         The host maps the guest's memory with pages of that level where they fit.
     maxphyaddr, max_tdp_level :
         Physical-address bits of the host, and levels of nested paging that it walks.
+    tdp_format :
+        What nested paging that is.
     cr0_wp, cr4, nx :
         CR0.WP, further bits of CR4, and EFER.NXE where the guest's entries have room for XD.
 
     """
-    vm = VirtualMachine(kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level)
+    vm = VirtualMachine(
+        kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level, tdp_format=tdp_format
+    )
     vm.add_memory(0, 64 * MIB, level=host_level)
     for gpa, size in (memory or {}).items():
         vm.add_memory(gpa, size, level=host_level)

@@ -45,6 +45,8 @@ class Kernel:
         the large one is zapped, and what is not accessed again is mapped no more.
     bad_root_is_dummy :
         A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
+    ept_suppresses_ve :
+        Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
 
     """
 
@@ -86,6 +88,10 @@ class Kernel:
         v6_1="mmu/mmu.c: mmu_check_root requests KVM_REQ_TRIPLE_FAULT",
         v6_12="mmu/mmu.c: mmu_alloc_shadow_roots takes kvm_mmu_get_dummy_root",
     )
+    ept_suppresses_ve: bool = _switch(
+        v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
+        v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
+    )
 
 
 KERNELS: Final = {
@@ -103,6 +109,7 @@ KERNELS: Final = {
             unused_role_is_invalid=False,
             fault_splits_huge_page=False,
             bad_root_is_dummy=False,
+            ept_suppresses_ve=False,
         ),
         Kernel(
             release="6.12",
@@ -116,6 +123,7 @@ KERNELS: Final = {
             unused_role_is_invalid=True,
             fault_splits_huge_page=True,
             bad_root_is_dummy=True,
+            ept_suppresses_ve=True,
         ),
     )
 }

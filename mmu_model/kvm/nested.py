@@ -31,13 +31,15 @@ def enter_nested(vcpu: KvmVcpu, registers: Registers, nested_cr3: int | None) ->
     Raises
     ------
     KvmError
-        There is no nested paging to offer.
+        There is no nested paging to offer, or it is not NPT.
     GeneralProtection
         The inner guest's PDPTEs are malformed.
 
     """
     if nested_cr3 is not None and not vcpu.kvm.parameters.tdp_enabled:
         raise KvmError("without nested paging on the host there is none for the guest to use")
+    if nested_cr3 is not None and vcpu.kvm.parameters.ept_enabled:
+        raise KvmError("the host's processor has EPT: it cannot walk nested page tables of AMD's format")
     outer = vcpu.registers
     vcpu.guest_mode = True
     vcpu.l1_registers = outer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from mmu_model.kernels import Kernel
@@ -26,6 +27,14 @@ KVM_MMU_HASH_SHIFT: Final = 12
 _GOLDEN_RATIO_64: Final = 0x61C8864680B583EB
 
 
+class TdpFormat(Enum):
+    """The second dimension that the host's processor has: AMD's, or Intel's since or before Haswell."""
+
+    NPT = "npt"
+    EPT = "ept"
+    EPT_WITHOUT_AD = "ept-without-ad"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """How KVM's modules were loaded, and on what.
@@ -36,6 +45,9 @@ class Parameters:
         Whether nested paging is used (npt=, ept=).
     tdp_mmu_enabled :
         Whether the TDP MMU is used for it (tdp_mmu=); without nested paging it is not.
+    tdp_format :
+        What nested paging the processor has. EPT without accessed and dirty flags is also what KVM makes of
+        a newer one with eptad=0.
     max_tdp_level :
         Levels of nested paging that the host's processor walks: 4 or 5.
     tdp_root_level :
@@ -47,9 +59,15 @@ class Parameters:
 
     tdp_enabled: bool = True
     tdp_mmu_enabled: bool = True
+    tdp_format: TdpFormat = TdpFormat.NPT
     max_tdp_level: int = 4
     tdp_root_level: int = 0
     nx_huge_pages: bool = False
+
+    @property
+    def ept_enabled(self) -> bool:
+        """Whether guests run over EPT."""
+        return self.tdp_enabled and self.tdp_format is not TdpFormat.NPT
 
 
 @dataclass(eq=False)

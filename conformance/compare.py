@@ -1,7 +1,7 @@
 """How far the model equals real kernels: python -m conformance.compare [SCENARIO...].
 
 A line for each scenario, a column for each kernel and MMU: `=` equal, `~` equal but for an excuse (excuses.py),
-a number how many lines differ, `!` it cannot run, `-` not recorded. Below, what stands in the way, once for each thing that does.
+a number how many lines differ, `!` the model fails, `-` not recorded. Below stand the differences.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(kernel: str | None, mmu: str | None, lines: int, scenarios: tuple[str, 
 def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return "-"
-    return {Outcome.EQUAL: "=", Outcome.EXCUSED: "~", Outcome.CANNOT_RUN: "!"}.get(
+    return {Outcome.EQUAL: "=", Outcome.EXCUSED: "~", Outcome.FAILS: "!"}.get(
         verdict.outcome, str(len(verdict.lines))
     )
 

@@ -151,3 +151,11 @@ PROTECTION_KEYS: Final = Feature(
     user=True,
 )
 """They are offered with nested paging only (cpuid.c: kvm_set_cpu_caps)."""
+
+
+def user_page(computer: Computer, *, write: bool = True, execute: bool = True) -> tuple[Registers, int]:
+    """Map a page for users with 4-level paging; the registers to use it with, and its address."""
+    flags = 0x5 | 0x2 * write | (0 if execute else 1 << 63)
+    for where, word in _four_levels(0x5000 | flags).items():
+        computer.memory.write(where, word)
+    return _long(), _VA_4

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from conformance.excuses import excused
-from mmu_model.run import CannotRun, run_scenario
+from mmu_model.run import run_scenario
 from mmu_model.scenario import Scenario, read_scenario
 from mmu_model.snapshot import MmuKind, Recording, differences, read_recording
 
@@ -24,7 +24,7 @@ class Outcome(Enum):
     EQUAL = "equal"
     EXCUSED = "equal but for an excuse"
     DIFFERS = "differs"
-    CANNOT_RUN = "cannot run"
+    FAILS = "fails"
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +46,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a case; `lines` are the differences, or why it could not run."""
+    """What came of a case; `lines` are the differences, or why the model could not run."""
 
     case: Case
     outcome: Outcome
@@ -74,12 +74,10 @@ def judge(case: Case) -> Verdict:
     """Run the model and compare."""
     try:
         modelled = run_scenario(scenario_named(case.scenario), case.kernel, MmuKind(case.mmu))
-    except CannotRun as missing:
-        return Verdict(case, Outcome.CANNOT_RUN, (str(missing),))
     except Exception as failure:  # whatever goes wrong in the model is what this is to find
         where = traceback.extract_tb(failure.__traceback__)[-1]
         line = f"{type(failure).__name__}: {failure} ({Path(where.filename).name}:{where.lineno})"
-        return Verdict(case, Outcome.CANNOT_RUN, (line,))
+        return Verdict(case, Outcome.FAILS, (line,))
     recorded = read_recording(case.path)
     if lines := tuple(compare(*excused(MmuKind(case.mmu), modelled, recorded))):
         return Verdict(case, Outcome.DIFFERS, lines)

@@ -15,6 +15,7 @@ from mmu_model.hardware import (
     CR4_PSE,
     EFER_LMA,
     EFER_NXE,
+    Fault,
     Mode,
     Registers,
 )
@@ -59,9 +60,11 @@ class Scene:
     frames: list[int] = field(default_factory=list)
 
     def reads(self, address: int, size: int = 8) -> int | str:
-        """What the guest reads at an address, or STUCK."""
+        """What the guest reads at an address, or the fault that it gets, or STUCK."""
         try:
             return self.cpu.read(address, size)
+        except Fault as fault:
+            return str(fault)
         except KvmBug:
             return STUCK
 

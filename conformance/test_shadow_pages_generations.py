@@ -147,7 +147,7 @@ def test_marking_the_root_is_enough_for_the_tdp_mmu(kernel: str) -> None:
         value = scene.reads(0x5000)
         seen.append((value, scene.vm.snapshot()))
 
-    with before("tdp.invalidate.kvm_tdp_mmu_zap_invalidated_roots", run):
+    with before("tdp.zap.kvm_tdp_mmu_zap_invalidated_roots", run):
         fast_zap(scene)
 
     ((value, middle),) = seen

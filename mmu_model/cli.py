@@ -52,7 +52,7 @@ def run(kernel: str, mmu: str | None, output: Path | None, scenario: Path) -> No
     What comes out is what `kvm-live record` makes of the same scenario on a real kernel. The exit status is 1
     if an access faults that should not, or the other way round.
     """
-    from mmu_model.run import CannotRun, run_scenario, unexpected
+    from mmu_model.run import RunError, run_scenario, unexpected
     from mmu_model.scenario import ScenarioError, read_scenario
     from mmu_model.snapshot import MmuKind
     from mmu_model.snapshot.recording import to_json, write_recording
@@ -67,7 +67,7 @@ def run(kernel: str, mmu: str | None, output: Path | None, scenario: Path) -> No
             click.echo(to_json(recording), nl=False)
         else:
             write_recording(output, recording, compress=output.suffix == ".gz")
-    except (ScenarioError, CannotRun) as error:
+    except (ScenarioError, RunError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or scenario}: error: {error.strerror or error}")

@@ -5,7 +5,6 @@ it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from mmu_model.hardware import control
@@ -40,13 +39,14 @@ from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.nested import enter_nested, leave_nested
-from mmu_model.kvm.notifier import kvm_mmu_notifier_invalidate_range
+from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
@@ -119,7 +119,7 @@ class VirtualMachine:
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
-        self.process.notifiers.append(partial(kvm_mmu_notifier_invalidate_range, self.kvm))
+        self.process.notifiers.append(KvmMmuNotifier(self.kvm))
         self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
         self.devices: dict[int, int] = {}
         """What the process has for addresses without memory: by gpa the value stored last."""
@@ -254,7 +254,7 @@ class Cpu:
     def _enter(self) -> None:
         """Do what was requested, and see that the processor is loaded with what KVM made."""
         vcpu = self.vcpu
-        serve_requests(vcpu)
+        finish(serve_requests(vcpu))
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
@@ -306,7 +306,7 @@ class Cpu:
         fault, self.vcpu.exception = self.vcpu.exception, None
         if fault is None:
             return
-        if self.vcpu.guest_mode:
+        if self.vcpu.mmu is self.vcpu.guest_mmu:
             raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
         raise fault
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware import ERROR_P, NestedPageFault, PageFault
-from mmu_model.kvm.memory_region import kvm_swap_active_memslots
+from mmu_model.kvm.memory_region import finish_memslots_update
 from mmuspec.violations import violates
 
 DRIVEN = "events/driven-by-events/guest-and-host"
@@ -16,9 +16,9 @@ def every_entry_ends_a_generation(model: BrokenModel) -> None:
     """Whenever the guest is entered, what KVM remembers of memslots is out of date, for no reason."""
 
     def change(original: Any) -> Any:
-        def wrong(vcpu: Any) -> None:
-            kvm_swap_active_memslots(vcpu.memslots)
-            original(vcpu)
+        def wrong(vcpu: Any) -> Any:
+            finish_memslots_update(vcpu.kvm, vcpu.memslots)
+            return original(vcpu)
 
         return wrong
 

@@ -91,18 +91,11 @@ def all_pages_of_the_tdp_mmu_are_marked(model: BrokenModel) -> None:
 
         return wrong
 
-    model.wrap("tdp.invalidate.kvm_tdp_mmu_invalidate_all_roots", wrap)
+    model.wrap("tdp.zap.kvm_tdp_mmu_invalidate_all_roots", wrap)
 
 
 @violates("mmu_valid_gen/tdp-role.invalid-suffices")
 def invalid_tdp_roots_are_found_and_used(model: BrokenModel) -> None:
     """A vCPU takes a root of its role whether it is valid or not."""
 
-    def wrong(kvm: Any, role: Any) -> Any:
-        for root in kvm.tdp_mmu_roots:
-            if root.role.replace(invalid=0) == role:
-                root.tdp_mmu_root_count += 1
-                return root
-        return None
-
-    model.replace("tdp.root.find_root", wrong)
+    model.replace("tdp.root.is_usable_root", lambda root, role: root.role.replace(invalid=0) == role)

@@ -95,9 +95,9 @@ def roots_of_the_tdp_mmu_are_passed_over(model: BrokenModel) -> None:
     """Where roots are let go of, only those of the shadow MMU are: the others stay for ever."""
 
     def change(original: Any) -> Any:
-        def wrong(kvm: Any, hpa: int) -> None:
+        def wrong(kvm: Any, hpa: int) -> Any:
             if not kvm.host.at(kvm.host.page_private[hpa >> 12]).tdp_mmu_page:
-                original(kvm, hpa)
+                yield from original(kvm, hpa)
 
         return wrong
 

@@ -12,6 +12,8 @@ OFF = "translation/guest-paging-off/gpa-to-hpa"
 ON = "translation/guest-paging-on/gva-to-gpa-to-hpa"
 NESTED = "translation/nested/ngva-to-ngpa-to-gpa-to-hpa"
 ENCODE = "translation/direct-or-shadow/encode-one-to-three"
+TASK = "introduction/task/task"
+SECURE = "introduction/security/no-host-memory-but-its-own"
 DIRECT = "translation/direct-or-shadow/direct-when-they-match"
 
 
@@ -29,7 +31,7 @@ def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     )
 
 
-@violates(OFF, ON, NESTED, "acronyms/gpa/meaning", "acronyms/gpte/meaning")
+@violates(OFF, ON, NESTED, "acronyms/gpa/meaning", "acronyms/gpte/meaning", TASK, SECURE)
 def guest_physical_is_host_physical(model: BrokenModel) -> None:
     """The guest gets the host's frame of the same number as its own."""
 

@@ -321,4 +321,4 @@ def nested_paging_is_offered_on_any_host(model: BrokenModel) -> None:
 
         return wrong
 
-    model.wrap("kvm.nested.enter_nested_npt", change)
+    model.wrap("kvm.nested.enter_nested", change)

@@ -3,6 +3,7 @@
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmMemorySlot
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.vm import Kvm
 
 
@@ -30,12 +31,18 @@ def kvm_clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> None:
         The slot's writes are not logged.
 
     """
+    finish(clear_dirty_log(kvm, slot, gfns))
+
+
+def clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[None]:
+    """:func:`kvm_clear_dirty_log`, that the guest's writes may overtake."""
     bitmap = _bitmap(slot)
-    cleared = sorted(bitmap & gfns)
-    bitmap -= gfns
+    yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
+        cleared = sorted(bitmap & gfns)
+        bitmap -= gfns
         if kvm.parameters.tdp_mmu_enabled:
-            kvm.tdp.kvm_tdp_mmu_write_protect_gfns(kvm, slot, cleared)
+            yield from kvm.tdp.kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, cleared, wrprot=True)
         kvm.shadow.kvm_mmu_write_protect_gfns(kvm, slot, cleared)
     if cleared:
         kvm.flush_remote_tlbs()
@@ -47,7 +54,7 @@ def _bitmap(slot: KvmMemorySlot) -> set[Gfn]:
     return slot.dirty_bitmap
 
 
-def kvm_mmu_slot_apply_flags(kvm: Kvm, slot: KvmMemorySlot) -> None:
+def kvm_mmu_slot_apply_flags(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
     """Logging was switched on or off for a slot.
 
     On: no write may go unseen, so everything is write-protected, by the TDP MMU in small pages. Off: what could
@@ -55,20 +62,32 @@ def kvm_mmu_slot_apply_flags(kvm: Kvm, slot: KvmMemorySlot) -> None:
     """
     if slot.flags & KVM_MEM_READONLY:
         return
-    shadow, tdp, tdp_mmu = kvm.shadow, kvm.tdp, kvm.parameters.tdp_mmu_enabled
-    if not slot.flags & KVM_MEM_LOG_DIRTY_PAGES:
-        with kvm.mmu_lock.write:
-            shadow.kvm_rmap_zap_collapsible_sptes(kvm, slot)
-        if tdp_mmu:
-            with kvm.mmu_lock.read:
-                tdp.kvm_tdp_mmu_zap_collapsible_sptes(kvm, slot)
-        return
-    if tdp_mmu:
+    if slot.flags & KVM_MEM_LOG_DIRTY_PAGES:
+        yield from _begin_logging(kvm, slot)
+    else:
+        yield from _end_logging(kvm, slot)
+
+
+def _begin_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    if kvm.parameters.tdp_mmu_enabled:
+        yield from kvm.mmu_lock.read.wait()
         with kvm.mmu_lock.read:
-            tdp.kvm_tdp_mmu_try_split_huge_pages(kvm, slot)
+            yield from kvm.tdp.kvm_tdp_mmu_try_split_huge_pages(kvm, slot)
+    yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
-        shadow.kvm_mmu_slot_remove_write_access(kvm, slot)
-    if tdp_mmu:
+        kvm.shadow.kvm_mmu_slot_remove_write_access(kvm, slot)
+    if kvm.parameters.tdp_mmu_enabled:
+        yield from kvm.mmu_lock.read.wait()
         with kvm.mmu_lock.read:
-            tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot)
+            yield from kvm.tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot)
     kvm.flush_remote_tlbs()
+
+
+def _end_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        kvm.shadow.kvm_rmap_zap_collapsible_sptes(kvm, slot)
+    if kvm.parameters.tdp_mmu_enabled:
+        yield from kvm.mmu_lock.read.wait()
+        with kvm.mmu_lock.read:
+            yield from kvm.tdp.kvm_tdp_mmu_zap_collapsible_sptes(kvm, slot)

@@ -5,10 +5,17 @@ from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID
 from mmu_model.kvm.mmio import vcpu_cache_mmio_info
 from mmu_model.kvm.page import root_to_sp
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vm import Kvm
 
 
 def kvm_faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> RetPf:
+    """:func:`faultin_pfn` with nobody in between."""
+    return finish(faultin_pfn(vcpu, fault, access))
+
+
+def faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Steps[RetPf]:
     """Set `fault.pfn`: CONTINUE if there is one, or if the spte is to remember that there is none.
 
     Parameters
@@ -20,6 +27,7 @@ def kvm_faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> RetPf:
 
     """
     fault.mmu_seq = vcpu.kvm.mmu_invalidate_seq
+    yield "looks for the host's frame"
     slot = fault.slot
     if slot is None:
         return _handle_noslot_fault(vcpu, fault, access)
@@ -54,4 +62,13 @@ def is_page_fault_stale(vcpu: KvmVcpu, fault: KvmPageFault) -> bool:
         return True
     if sp is None and Request.MMU_FREE_OBSOLETE_ROOTS in vcpu.requests:
         return True
-    return fault.slot is not None and vcpu.kvm.mmu_invalidate_seq != fault.mmu_seq
+    return fault.slot is not None and mmu_invalidate_retry_gfn(vcpu.kvm, fault.mmu_seq)
+
+
+def mmu_invalidate_retry_gfn(kvm: Kvm, mmu_seq: int) -> bool:
+    """Whether a mapping of the host that was looked up at `mmu_seq` may be out of date (kvm_host.h).
+
+    While an invalidation is under way, or if one ended since. All frames are taken to be concerned.
+    """
+    kvm.mmu_lock.assert_held()
+    return bool(kvm.mmu_invalidate_in_progress) or kvm.mmu_invalidate_seq != mmu_seq

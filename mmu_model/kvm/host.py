@@ -30,6 +30,9 @@ class Host:
         self.memory = PhysicalMemory(maxphyaddr)
         self.page_private: dict[int, Kva] = {}
         """`page->private` by frame."""
+        self.dirty: set[Pfn] = set()
+        self.accessed: set[Pfn] = set()
+        """Frames of processes that KVM reported as written and as used (kvm_set_pfn_dirty, _accessed)."""
         self._free_frames: list[Pfn] = []
         self._next_frame = _KERNEL_FRAMES
         self.zero_page = self.alloc_page()
@@ -101,6 +104,12 @@ class Host:
     def compare_exchange(self, sptep: Sptep, expected: int, value: int) -> bool:
         """`try_cmpxchg64`: store `value` if the word still is `expected`; say whether it was."""
         return self.memory.compare_exchange(sptep - PAGE_OFFSET, expected, value)
+
+    def exchange(self, sptep: Sptep, value: int) -> int:
+        """`xchg`: store `value`; what was there."""
+        old = self.read(sptep)
+        self.write(sptep, value)
+        return old
 
     def words(self, page: Kva) -> list[int]:
         """The 512 words of a page that the kernel sees at `page`."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
     from mmu_model.kvm.page import KvmMmuPage
+    from mmu_model.kvm.task import Steps
     from mmu_model.kvm.vcpu import KvmVcpu
     from mmu_model.kvm.vm import Kvm
 
@@ -51,11 +54,8 @@ class ShadowMmu(Protocol):
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""
 
-    def kvm_zap_obsolete_pages(self, kvm: Kvm) -> None:
+    def kvm_zap_obsolete_pages(self, kvm: Kvm) -> Steps[None]:
         """Zap the pages of generations that are over."""
-
-    def kvm_rmap_zap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
-        """Drop all sptes of frames; whether there was one."""
 
     def kvm_mmu_slot_remove_write_access(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
         """Write-protect a slot so that its writes are logged."""
@@ -69,39 +69,44 @@ class ShadowMmu(Protocol):
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
 
+    def kvm_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
+        """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
+
 
 class TdpMmu(Protocol):
     """:mod:`mmu_model.tdp.entry`."""
 
-    def kvm_tdp_mmu_alloc_root(self, vcpu: KvmVcpu) -> None:
+    def kvm_tdp_mmu_alloc_root(self, vcpu: KvmVcpu) -> Steps[None]:
         """Load a root."""
 
-    def kvm_tdp_mmu_put_root(self, kvm: Kvm, root: KvmMmuPage) -> None:
+    def kvm_tdp_mmu_put_root(self, kvm: Kvm, root: KvmMmuPage) -> Steps[None]:
         """Let go of a root."""
 
     def kvm_tdp_mmu_invalidate_all_roots(self, kvm: Kvm) -> None:
         """Let no vCPU use any of the roots again."""
 
-    def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> None:
+    def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> Steps[None]:
         """Take the tables of such roots apart."""
+
+    def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
+        """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
+
+    def kvm_tdp_mmu_write_protect_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> Steps[bool]:
+        """No fault may make the frame writable by itself any more; whether the TLBs are to be flushed."""
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         """A guest under nested paging faulted."""
 
-    def kvm_tdp_mmu_write_protect_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> bool:
-        """Let nobody write to a frame; whether TLBs must be flushed."""
+    def kvm_tdp_mmu_wrprot_slot(self, kvm: Kvm, slot: KvmMemorySlot, min_level: int = 1) -> Steps[bool]:
+        """Write-protect a slot so that its writes are logged; whether there was anything to protect."""
 
-    def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
-        """Drop all leaves of frames; whether there was one."""
+    def kvm_tdp_mmu_clear_dirty_pt_masked(
+        self, kvm: Kvm, slot: KvmMemorySlot, gfns: Collection[Gfn], *, wrprot: bool
+    ) -> Steps[None]:
+        """See that the next writes to frames are logged."""
 
-    def kvm_tdp_mmu_wrprot_slot(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
-        """Write-protect a slot so that its writes are logged."""
-
-    def kvm_tdp_mmu_write_protect_gfns(self, kvm: Kvm, slot: KvmMemorySlot, gfns: list[Gfn]) -> None:
-        """Write-protect frames so that their next writes are logged."""
-
-    def kvm_tdp_mmu_try_split_huge_pages(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+    def kvm_tdp_mmu_try_split_huge_pages(self, kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
         """Split the large pages of a slot, whose writes will be logged by small ones."""
 
-    def kvm_tdp_mmu_zap_collapsible_sptes(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+    def kvm_tdp_mmu_zap_collapsible_sptes(self, kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
         """Drop tables in whose place there could be large pages."""

@@ -126,8 +126,10 @@ class Hold:
         self.release()
 
     def __str__(self) -> str:
-        who = " and ".join(task.name for task in self.holders)
-        return f"{self.name} is held by {who}" if who else f"{self.name}, held by nobody"
+        for hold in (self, *self._excluded_by):
+            if hold.holders:
+                return f"{hold.name} is held by {' and '.join(task.name for task in hold.holders)}"
+        return f"{self.name}, held by nobody"
 
 
 class SpinLock(Hold):

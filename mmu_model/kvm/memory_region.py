@@ -8,10 +8,13 @@ from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
+    KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS,
     KVM_MEMSLOT_INVALID,
     KvmMemorySlot,
     KvmMemslots,
 )
+from mmu_model.kvm.spte import MMIO_SPTE_GEN_MASK
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
@@ -37,9 +40,7 @@ def add_memory_region(
     slot = KvmMemorySlot(
         slot_id, Gfn(gpa >> PAGE_SHIFT), size >> PAGE_SHIFT, userspace_addr, flags=flags, as_id=as_id
     )
-    slots.replace(None, slot)
-    kvm_swap_active_memslots(slots)
-    _set_n_max_mmu_pages(kvm)
+    finish(create_slot(kvm, slot))
     return slot
 
 
@@ -54,15 +55,12 @@ def move_memory_region(kvm: Kvm, slot: KvmMemorySlot, gpa: int) -> KvmMemorySlot
     """
     slots = kvm.memslots[slot.as_id]
     _check(slots, slot.id, gpa, slot.npages << PAGE_SHIFT, slot.userspace_addr, slot.flags, old=slot)
-    _invalidate(kvm, slot)
-    slot.flags &= ~KVM_MEMSLOT_INVALID
     moved = KvmMemorySlot(
         slot.id, Gfn(gpa >> PAGE_SHIFT), slot.npages, slot.userspace_addr, slot.flags, slot.as_id
     )
     if slot.dirty_bitmap is not None:
         moved.dirty_bitmap = {Gfn(gfn - slot.base_gfn + moved.base_gfn) for gfn in slot.dirty_bitmap}
-    slots.replace(slot, moved)
-    kvm_swap_active_memslots(slots)
+    finish(replace_slot(kvm, slot, moved))
     return moved
 
 
@@ -77,33 +75,78 @@ def set_memory_region_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> None:
     """
     if (flags ^ slot.flags) & ~KVM_MEM_LOG_DIRTY_PAGES:
         raise KvmError(f"memory slot {slot.id}: of its flags only dirty logging can be changed")
-    if flags == slot.flags:
-        return
-    slot.flags = flags
-    slot.dirty_bitmap = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
-    kvm_swap_active_memslots(kvm.memslots[slot.as_id])
-    kvm_mmu_slot_apply_flags(kvm, slot)
+    if flags != slot.flags:
+        finish(change_slot_flags(kvm, slot, flags))
 
 
 def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
     """The guest loses a slot's memory."""
+    finish(replace_slot(kvm, slot, None))
+
+
+def create_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    """There is memory where there was none; faults may go on meanwhile."""
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], None, slot)
+        _set_n_max_mmu_pages(kvm)
+
+
+def replace_slot(kvm: Kvm, slot: KvmMemorySlot, moved: KvmMemorySlot | None) -> Steps[None]:
+    """There is no memory any more, or it is elsewhere; faults may go on meanwhile.
+
+    While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone.
+    """
     slots = kvm.memslots[slot.as_id]
-    _invalidate(kvm, slot)
-    slots.replace(slot, None)
-    kvm_swap_active_memslots(slots)
-    _set_n_max_mmu_pages(kvm)
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        slot.flags |= KVM_MEMSLOT_INVALID
+        yield from kvm_swap_active_memslots(kvm, slots, slot, slot)
+        yield from kvm_mmu_zap_all_fast(kvm)
+        yield from kvm_swap_active_memslots(kvm, slots, slot, moved)
+        _set_n_max_mmu_pages(kvm)
 
 
-def kvm_swap_active_memslots(slots: KvmMemslots) -> None:
-    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date."""
-    slots.generation += KVM_ADDRESS_SPACE_NUM
+def change_slot_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> Steps[None]:
+    """Nothing is zapped; what the flags mean for sptes follows once they are in effect."""
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        slot.flags = flags
+        slot.dirty_bitmap = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
+        yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], slot, slot)
+        yield from kvm_mmu_slot_apply_flags(kvm, slot)
 
 
-def _invalidate(kvm: Kvm, slot: KvmMemorySlot) -> None:
-    """While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone."""
-    slot.flags |= KVM_MEMSLOT_INVALID
-    kvm_swap_active_memslots(kvm.memslots[slot.as_id])
-    kvm_mmu_zap_all_fast(kvm)
+def kvm_swap_active_memslots(
+    kvm: Kvm, slots: KvmMemslots, old: KvmMemorySlot | None, new: KvmMemorySlot | None
+) -> Steps[None]:
+    """The changed set of slots takes effect.
+
+    Until everybody who may still work with the old set has finished, the generation has a flag that makes
+    whatever is remembered meanwhile good for nothing: what was seen in the old set is never kept under the
+    new generation.
+    """
+    kvm.slots_lock.assert_held()
+    slots.replace(old, new)
+    slots.generation |= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
+    yield from kvm.srcu.synchronize()
+    finish_memslots_update(kvm, slots)
+
+
+def finish_memslots_update(kvm: Kvm, slots: KvmMemslots) -> None:
+    """Nobody works with the old set any more (`synchronize_srcu` has returned): the next generation begins.
+
+    Each address space has generations of its own, for all are counted in steps of their number.
+    """
+    generation = (slots.generation & ~KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) + KVM_ADDRESS_SPACE_NUM
+    kvm_mmu_invalidate_mmio_sptes(kvm, generation)
+    slots.generation = generation
+
+
+def kvm_mmu_invalidate_mmio_sptes(kvm: Kvm, generation: int) -> None:
+    """MMIO sptes keep only some bits of a generation: when those begin again at 0, all pages go (mmu.c)."""
+    if not generation & MMIO_SPTE_GEN_MASK & ~(KVM_ADDRESS_SPACE_NUM - 1):
+        finish(kvm_mmu_zap_all_fast(kvm))
 
 
 def _set_n_max_mmu_pages(kvm: Kvm) -> None:

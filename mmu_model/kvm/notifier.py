@@ -1,35 +1,72 @@
-"""What KVM does when the host is about to change how it maps the process (kvm_main.c: mmu notifiers)."""
+"""The host tells KVM that it changes the mapping of the process's memory (kvm_main.c: the MMU notifier)."""
 
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import Kvm
 
 
-def kvm_mmu_notifier_invalidate_range(kvm: Kvm, start: Hva, npages: int) -> None:
-    """Drop every spte that maps one of the pages, in all memslots that show them.
-
-    A fault that looked a frame up before is tried again, whether or not it was one of these.
-    """
-    end = start + (npages << PAGE_SHIFT)
-    flush = False
+def invalidate_range_start(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
+    """Before the host changes the mapping of `start` to before `end`: no spte leads there, until it is over."""
+    slots = [slot for each in kvm.memslots for slot in each if gfn_range(slot, start, end)]
+    if not slots:
+        return
+    yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
-        kvm.mmu_invalidate_in_progress += 1
-        for slot in (slot for slots in kvm.memslots for slot in slots):
-            first = max(slot.userspace_addr, start)
-            last = min(slot.userspace_addr + (slot.npages << PAGE_SHIFT), end)
-            if first < last:
-                gfn = Gfn(slot.base_gfn + (first - slot.userspace_addr >> PAGE_SHIFT))
-                flush |= kvm_unmap_gfn_range(kvm, slot, gfn, Gfn(gfn + (last - first >> PAGE_SHIFT)))
+        mmu_invalidate_begin(kvm)
+        flush = False
+        for slot in slots:
+            first, behind = gfn_range(slot, start, end) or (Gfn(0), Gfn(0))
+            flush |= kvm.shadow.kvm_unmap_gfn_range(kvm, slot, first, behind)
+            if kvm.parameters.tdp_mmu_enabled:
+                flush |= yield from kvm.tdp.kvm_tdp_mmu_unmap_gfn_range(kvm, slot, first, behind)
         if flush:
             kvm.flush_remote_tlbs()
+
+
+def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
+    """After it: faults that looked at the mapping in between are tried again, later ones go on."""
+    if not any(gfn_range(slot, start, end) for each in kvm.memslots for slot in each):
+        return
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        mmu_invalidate_end(kvm)
+
+
+def mmu_invalidate_begin(kvm: Kvm) -> None:
+    """From now on faults are tried again (kvm_mmu_invalidate_begin)."""
+    kvm.mmu_lock.assert_held_write()
+    kvm.mmu_invalidate_in_progress += 1
+
+
+def mmu_invalidate_end(kvm: Kvm) -> None:
+    """Only those are that were looked at before now (kvm_mmu_invalidate_end)."""
+    kvm.mmu_lock.assert_held_write()
     kvm.mmu_invalidate_seq += 1
     kvm.mmu_invalidate_in_progress -= 1
 
 
-def kvm_unmap_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
-    """Drop the sptes of either MMU that map frames of a slot from `start` up to `end`; were there any?"""
-    flush = kvm.shadow.kvm_rmap_zap_gfn_range(kvm, slot, start, end)
-    if kvm.parameters.tdp_mmu_enabled:
-        flush |= kvm.tdp.kvm_tdp_mmu_unmap_gfn_range(kvm, slot, start, end)
-    return flush
+def gfn_range(slot: KvmMemorySlot, start: Hva, end: Hva) -> tuple[Gfn, Gfn] | None:
+    """The first frame of a slot, and the one behind the last, that these addresses back; None if they back none."""
+    first = max(start, slot.userspace_addr)
+    behind = min(end, slot.userspace_addr + (slot.npages << PAGE_SHIFT))
+    if first >= behind:
+        return None
+    offset = slot.base_gfn - (slot.userspace_addr >> PAGE_SHIFT)
+    return Gfn((first >> PAGE_SHIFT) + offset), Gfn((behind >> PAGE_SHIFT) + offset)
+
+
+class KvmMmuNotifier:
+    """What a VM registers with the process that has its memory: :class:`~mmu_model.kvm.process.MmuNotifier`."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self._kvm = kvm
+
+    def invalidate_range_start(self, start: Hva, end: Hva) -> None:
+        """Nobody comes in between."""
+        finish(invalidate_range_start(self._kvm, start, end))
+
+    def invalidate_range_end(self, start: Hva, end: Hva) -> None:
+        """Nobody comes in between."""
+        finish(invalidate_range_end(self._kvm, start, end))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_4K, Hva, pa, pages_per_hpage
+from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, Hva, pa, pages_per_hpage
 
 _FIRST_HVA: Final = 0x7F00_0000_0000
 
-Notifier = Callable[[Hva, int], None]
-"""Called with the start and the number of pages whose mapping by the host is about to change."""
+
+class MmuNotifier(Protocol):
+    """Who keeps mappings of his own by those of the host, and has to be told when they change."""
+
+    def invalidate_range_start(self, start: Hva, end: Hva) -> None:
+        """The mapping of `start` to before `end` is about to change."""
+
+    def invalidate_range_end(self, start: Hva, end: Hva) -> None:
+        """It has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Process:
     Attributes
     ----------
     notifiers :
-        Who wants to know before mappings change (mmu notifiers).
+        Who is told when mappings change.
 
     """
 
@@ -81,7 +89,7 @@ class Process:
         self._areas: list[_Area] = []
         self._zeroes: set[int] = set()
         self._next = _FIRST_HVA
-        self.notifiers: list[Notifier] = []
+        self.notifiers: list[MmuNotifier] = []
 
     def mmap(self, npages: int, level: int = PG_LEVEL_4K, *, writable: bool = True, offset: int = 0) -> Hva:
         """Memory of its own for the process; where it begins.
@@ -147,14 +155,42 @@ class Process:
 
     def madvise_dontneed(self, hva: Hva, npages: int) -> None:
         """The process does without the contents of these pages: the host takes their frames back."""
-        self._notify(hva >> PAGE_SHIFT, npages)
-        self._change(hva, npages, lambda part: replace(part, pfn=None))
+        with self._changing(hva >> PAGE_SHIFT, npages):
+            self._change(hva, npages, lambda part: replace(part, pfn=None))
         self._zeroes -= set(range(hva >> PAGE_SHIFT, (hva >> PAGE_SHIFT) + npages))
 
     def mprotect(self, hva: Hva, npages: int, *, writable: bool) -> None:
-        """Let the process write to these pages, or not."""
-        self._notify(hva >> PAGE_SHIFT, npages)
-        self._change(hva, npages, lambda part: replace(part, writable=writable))
+        """Let the process write to these pages, or not.
+
+        Where the host takes memory that was alike apart within 2 MiB, it splits a large page there, and
+        announces that for the whole of it even if there is none (huge_memory.c: vma_adjust_trans_huge).
+        """
+        page = hva >> PAGE_SHIFT
+        for boundary in (page, page + npages):
+            self._announce_split(boundary)
+        with self._changing(page, npages):
+            self._change(hva, npages, lambda part: replace(part, writable=writable))
+
+    def migrate(self, hva: Hva) -> Pfn:
+        """The host moves a page to another frame, with its contents; the new frame.
+
+        Whoever maps the old one has to be told before (:mod:`mmu_model.kvm.notifier`).
+
+        Raises
+        ------
+        LookupError
+            There is no page at `hva`.
+
+        """
+        old = self.mapping(hva)
+        if old is None:
+            raise LookupError(f"the process has nothing mapped at {hva:#x}")
+        new = self._host.alloc_user_frames(1, 1)
+        for index, word in enumerate(self._host.memory.frame(old.pfn).tolist()):
+            if word:
+                self._host.memory.write((new << PAGE_SHIFT) + index * 8, word)
+        self._change(hva, 1, lambda part: replace(part, pfn=new, level=PG_LEVEL_4K))
+        return new
 
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
@@ -184,14 +220,29 @@ class Process:
         first = page & -size
         if self._zeroes.intersection(range(first, first + size)):
             first, size = page, 1
-        self._notify(first, size)
-        self._zeroes.discard(page)
-        pfn = self._host.alloc_user_frames(size, size)
-        self._areas.append(replace(area, start=first, npages=size, pfn=pfn))
+        with self._changing(first, size):
+            self._zeroes.discard(page)
+            pfn = self._host.alloc_user_frames(size, size)
+            self._areas.append(replace(area, start=first, npages=size, pfn=pfn))
+
+    def _announce_split(self, boundary: int) -> None:
+        size = pages_per_hpage(PG_LEVEL_2M)
+        first = boundary & -size
+        area = self._area(boundary)
+        if area is None or boundary == first:
+            return
+        if area.start <= first and first + size <= area.start + area.npages:
+            with self._changing(first, size):
+                pass
 
     def _zero_page(self) -> HostMapping:
         return HostMapping(Pfn(pa(self._host.zero_page) >> PAGE_SHIFT), PG_LEVEL_4K, writable=False)
 
-    def _notify(self, page: int, npages: int) -> None:
+    @contextmanager
+    def _changing(self, page: int, npages: int) -> Iterator[None]:
+        start, end = Hva(page << PAGE_SHIFT), Hva(page + npages << PAGE_SHIFT)
         for notifier in self.notifiers:
-            notifier(Hva(page << PAGE_SHIFT), npages)
+            notifier.invalidate_range_start(start, end)
+        yield
+        for notifier in self.notifiers:
+            notifier.invalidate_range_end(start, end)

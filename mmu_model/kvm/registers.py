@@ -29,6 +29,7 @@ from mmu_model.hardware.registers import (
 from mmu_model.kvm.context import kvm_init_mmu
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 
 KVM_MMU_CR0_ROLE_BITS: Final = CR0_PG | CR0_WP
@@ -52,7 +53,7 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
     change, pdptes = mov_cr3(old, value), vcpu.pdptes
     load_registers(vcpu, change.registers)
     if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes != pdptes:
-        kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root])
+        finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
     vcpu.mmu.guest_pgd = change.registers.cr3
     vcpu.mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
     if change.registers.cr3 != old.cr3:
@@ -69,7 +70,7 @@ def kvm_invalidate_pcid(vcpu: KvmVcpu, pcid: int) -> None:
         vcpu.requests |= {Request.MMU_SYNC, Request.TLB_FLUSH_CURRENT}
     if registers.cr4 & CR4_PCIDE:
         stale = [root for root in mmu.prev_roots if root.is_valid and root.pgd & CR3_PCID == pcid]
-        kvm_mmu_free_roots(vcpu.kvm, mmu, stale)
+        finish(kvm_mmu_free_roots(vcpu.kvm, mmu, stale))
 
 
 def kvm_set_register(vcpu: KvmVcpu, write: Callable[[Registers, int], Change], value: int) -> None:

@@ -96,4 +96,4 @@ def finish(steps: Steps[T]) -> T:
             result: T = end.value
             return result
         if stop.__class__ is not str and not stop.ready():
-            raise WouldWaitForEver(f"{current()} waits for {stop}, and nobody else runs")
+            raise WouldWaitForEver(f"{current()} would wait for ever: {stop}, and nobody else runs")

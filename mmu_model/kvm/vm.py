@@ -11,10 +11,11 @@ from typing import Final
 from mmu_model.kernels import Kernel
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.interfaces import ShadowMmu, TdpMmu
-from mmu_model.kvm.locks import RwLock
+from mmu_model.kvm.locks import Mutex, RwLock, SpinLock
 from mmu_model.kvm.memslot import KvmMemslots
 from mmu_model.kvm.page import KvmMmuPage, is_tdp_mmu_page
 from mmu_model.kvm.process import Process
+from mmu_model.kvm.rcu import Rcu
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.spte import SpteMasks
 from mmu_model.kvm.vcpu import KvmVcpu, Request
@@ -81,6 +82,16 @@ class Kvm:
         The format of its sptes.
     memslots :
         By address space: 0, and 1 for SMM.
+    mmu_lock :
+        Whoever changes sptes holds it for write, or, in the TDP MMU, where it says so, for read.
+    slots_lock :
+        Whoever changes memslots holds it, to the end of what follows from the change.
+    tdp_mmu_pages_lock :
+        With mmu_lock held for read, it protects the lists of the TDP MMU.
+    mmu_unsync_pages_lock :
+        With mmu_lock held for read, it protects the unsync state of shadow pages.
+    rcu, srcu :
+        Readers of the TDP MMU's tables; readers of the memslots.
     active_mmu_pages :
         The pages of the shadow MMU that are in use. The kernel's list begins with the newest: here that is
         the end.
@@ -111,6 +122,11 @@ class Kvm:
     )
     vcpus: list[KvmVcpu] = field(default_factory=list)
     mmu_lock: RwLock = field(default_factory=lambda: RwLock("mmu_lock"))
+    slots_lock: Mutex = field(default_factory=lambda: Mutex("slots_lock"))
+    tdp_mmu_pages_lock: SpinLock = field(default_factory=lambda: SpinLock("tdp_mmu_pages_lock"))
+    mmu_unsync_pages_lock: SpinLock = field(default_factory=lambda: SpinLock("mmu_unsync_pages_lock"))
+    rcu: Rcu = field(default_factory=lambda: Rcu("RCU"))
+    srcu: Rcu = field(default_factory=lambda: Rcu("SRCU of the memslots", sleepable=True))
     active_mmu_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
     mmu_page_hash: dict[int, list[KvmMmuPage]] = field(default_factory=dict)
     mmu_valid_gen: int = 0

@@ -4,7 +4,7 @@
 them together and gives what a recording holds.
 """
 
-from .errors import CannotRun
+from .errors import RunError
 from .scenario import run_scenario, unexpected
 
-__all__ = ["CannotRun", "run_scenario", "unexpected"]
+__all__ = ["RunError", "run_scenario", "unexpected"]

@@ -1,17 +1,8 @@
-"""What the model cannot do yet."""
+"""What ends a run before its time."""
 
 
-class CannotRun(Exception):
-    """A step that the model has no mechanism for; the message says where it is.
-
-    Parameters
-    ----------
-    where, line :
-        The scenario's file, and the step's line in it.
-    what :
-        What is missing.
-
-    """
+class RunError(Exception):
+    """KVM refuses what a step asks for, or the guest cannot go on: ``FILE:LINE: error: ...``."""
 
     def __init__(self, where: str, line: int, what: str) -> None:
-        super().__init__(f"{where}:{line}: error: the model cannot {what} yet; a real kernel can (kvm-live)")
+        super().__init__(f"{where}:{line}: error: {what}")

@@ -4,6 +4,7 @@ from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.page_track import kvm_write_track_add_gfn, kvm_write_track_remove_gfn
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import KVM_MAX_HUGEPAGE_LEVEL, PG_LEVEL_4K
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.sptes import rmap_write_protect
@@ -44,5 +45,5 @@ def write_protect_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> bool:
     for level in range(PG_LEVEL_4K, KVM_MAX_HUGEPAGE_LEVEL + 1):
         flush |= rmap_write_protect(kvm, slot.gfn_to_rmap(gfn, level), pt_protect=True)
     if kvm.parameters.tdp_mmu_enabled:
-        flush |= kvm.tdp.kvm_tdp_mmu_write_protect_gfn(kvm, slot, gfn)
+        flush |= finish(kvm.tdp.kvm_tdp_mmu_write_protect_gfn(kvm, slot, gfn))
     return flush

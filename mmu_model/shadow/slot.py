@@ -9,7 +9,7 @@ from mmu_model.kvm.page import sptep_to_sp
 from mmu_model.kvm.rmap import RmapHead, pte_list
 from mmu_model.kvm.types import KVM_MAX_HUGEPAGE_LEVEL, PG_LEVEL_4K
 from mmu_model.kvm.vm import Kvm
-from mmu_model.shadow.sptes import drop_spte, rmap_write_protect, zap_all_rmap_sptes
+from mmu_model.shadow.sptes import drop_spte, rmap_write_protect
 
 
 def _heads(slot: KvmMemorySlot, start: Gfn, end: Gfn, levels: range) -> Iterator[RmapHead]:
@@ -21,11 +21,6 @@ def _heads(slot: KvmMemorySlot, start: Gfn, end: Gfn, levels: range) -> Iterator
 
 
 ALL_LEVELS = range(PG_LEVEL_4K, KVM_MAX_HUGEPAGE_LEVEL + 1)
-
-
-def kvm_rmap_zap_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
-    """Drop every spte that maps a frame from `start` up to `end`; whether there was one."""
-    return sum(zap_all_rmap_sptes(kvm, head) for head in _heads(slot, start, end, ALL_LEVELS)) > 0
 
 
 def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: KvmMemorySlot) -> None:

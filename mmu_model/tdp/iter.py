@@ -1,27 +1,33 @@
-"""The walk down the TDP MMU's tables to one frame (tdp_iter.c)."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+"""Walks over the TDP MMU's tables, in the order of the addresses, a table before what is below it (tdp_iter.c)."""
 
 from mmu_model.hardware.types import Gfn
+from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
+from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import (
     PAGE_OFFSET,
+    PG_LEVEL_4K,
     SPTE_ENT_PER_PAGE,
     SPTE_LEVEL_BITS,
     Kva,
     Sptep,
     gfn_round_for_level,
+    pages_per_hpage,
 )
-
-if TYPE_CHECKING:
-    from mmu_model.kvm.page import KvmMmuPage
-    from mmu_model.kvm.vm import Kvm
+from mmu_model.kvm.vm import Kvm
 
 
 class TdpIter:
-    """A place in the tables below a root.
+    """A place in the tables below a root. Whoever has one is in an RCU read-side section.
+
+    Parameters
+    ----------
+    kvm, root :
+        Whose tables.
+    start :
+        The frame that the walk goes down to first.
+    min_level :
+        The lowest level that it goes down to.
 
     Attributes
     ----------
@@ -31,27 +37,116 @@ class TdpIter:
         The first frame that the entry spans.
     old_spte :
         What the entry held when it was read.
+    as_id :
+        The address space that the tables map.
+    valid :
+        False behind the last entry.
+    next_last_level_gfn :
+        The frame that the walk is on its way to.
+    yielded :
+        Others had the lock since the entry was read: the walk has to start again from the root.
 
     """
 
-    __slots__ = ("_goal", "_kvm", "gfn", "level", "old_spte", "sptep")
+    __slots__ = (
+        "_kvm",
+        "_min_level",
+        "_root_level",
+        "_tables",
+        "_yielded_gfn",
+        "as_id",
+        "gfn",
+        "level",
+        "next_last_level_gfn",
+        "old_spte",
+        "sptep",
+        "valid",
+        "yielded",
+    )
 
-    def __init__(self, kvm: Kvm, root: KvmMmuPage, goal: Gfn) -> None:
+    def __init__(self, kvm: Kvm, root: KvmMmuPage, start: Gfn, min_level: int = PG_LEVEL_4K) -> None:
         self._kvm = kvm
-        self._goal = goal
-        self._enter(root.role.level, root.spt)
+        self._min_level = min_level
+        self._root_level = root.role.level
+        self._tables = [Kva(0)] * (root.role.level + 1)
+        self._tables[root.role.level] = root.spt
+        self.as_id = root.role.smm
+        self.next_last_level_gfn = start
+        self._restart()
 
-    def _enter(self, level: int, table: Kva) -> None:
-        index = self._goal >> SPTE_LEVEL_BITS * (level - 1) & SPTE_ENT_PER_PAGE - 1
-        self.level = level
-        self.sptep = Sptep(Kva(table + index * 8))
-        self.gfn = gfn_round_for_level(self._goal, level)
+    def _restart(self) -> None:
+        """From the root again, to where the walk was on its way to."""
+        self.yielded = False
+        self._yielded_gfn = self.next_last_level_gfn
+        self.level = self._root_level
+        self.gfn = gfn_round_for_level(self.next_last_level_gfn, self.level)
+        self._read_spte()
+        self.valid = True
+
+    def _read_spte(self) -> None:
+        """Read the entry of the present level for the present frame."""
+        self._kvm.rcu.assert_held()
+        index = self.gfn >> SPTE_LEVEL_BITS * (self.level - 1) & SPTE_ENT_PER_PAGE - 1
+        self.sptep = Sptep(Kva(self._tables[self.level] + index * 8))
         self.old_spte = self._kvm.host.read(self.sptep)
+
+    def refresh(self) -> None:
+        """Read the entry again."""
+        self.old_spte = self._kvm.host.read(self.sptep)
+
+    def next(self) -> None:
+        """Go on: down if there is a table, else to the next entry, else up and to the next entry there."""
+        if self.yielded:
+            self._restart()
+            return
+        if self.try_step_down():
+            return
+        while not self._try_step_side():
+            if self.level == self._root_level:
+                self.valid = False
+                return
+            self.level += 1
+            self.gfn = gfn_round_for_level(self.gfn, self.level)
+            self._read_spte()
 
     def try_step_down(self) -> bool:
         """Go on in the table that the entry, read again, points at; False if there is none."""
+        if self.level == self._min_level:
+            return False
         spte = self.old_spte = self._kvm.host.read(self.sptep)
         if not is_shadow_present_pte(spte) or is_last_spte(spte, self.level):
             return False
-        self._enter(self.level - 1, Kva(PAGE_OFFSET + (spte & SPTE_BASE_ADDR_MASK)))
+        self.level -= 1
+        self._tables[self.level] = Kva(PAGE_OFFSET + (spte & SPTE_BASE_ADDR_MASK))
+        self.gfn = gfn_round_for_level(self.next_last_level_gfn, self.level)
+        self._read_spte()
         return True
+
+    def _try_step_side(self) -> bool:
+        index = self.gfn >> SPTE_LEVEL_BITS * (self.level - 1) & SPTE_ENT_PER_PAGE - 1
+        if index == SPTE_ENT_PER_PAGE - 1:
+            return False
+        self.gfn = self.next_last_level_gfn = Gfn(self.gfn + pages_per_hpage(self.level))
+        self._read_spte()
+        return True
+
+    def has_made_progress(self) -> bool:
+        """Whether the walk moved on since it last started from the root."""
+        return self.next_last_level_gfn != self._yielded_gfn
+
+
+def tdp_mmu_iter_cond_resched(kvm: Kvm, place: TdpIter, *, flush: bool = False) -> Steps[bool]:
+    """Let those have mmu_lock who wait for it, once the walk has made progress; whether that was so.
+
+    Then the entry may be anything by now: the caller goes on with :meth:`TdpIter.next`. With `flush` the TLBs
+    are flushed first. The kernel gives the lock away for other reasons too; then nobody who wants it runs.
+    """
+    if not kvm.mmu_lock.is_contended() or not place.has_made_progress():
+        return False
+    if flush:
+        kvm.flush_remote_tlbs()
+    kvm.rcu.unlock()
+    yield from kvm.mmu_lock.cond_resched()
+    kvm.rcu.lock()
+    place.yielded = True
+    return True

@@ -2,7 +2,7 @@
 
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import KvmPageFault, RetPf
-from mmu_model.kvm.faultin import is_page_fault_stale, kvm_faultin_pfn
+from mmu_model.kvm.faultin import faultin_pfn, is_page_fault_stale
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from mmu_model.kvm.make_spte import make_spte
 from mmu_model.kvm.page import KvmMmuPage, root_to_sp, sptep_to_sp
@@ -15,76 +15,94 @@ from mmu_model.kvm.spte import (
     make_mmio_spte,
     make_nonleaf_spte,
 )
+from mmu_model.kvm.task import Steps
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.changed import tdp_mmu_set_spte_atomic
+from mmu_model.tdp.fast_page_fault import fast_page_fault
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import tdp_mmu_alloc_sp
 from mmu_model.tdp.split import split_into
 
 
-def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """A fault at a guest-physical address. Many vCPUs may be here at once: mmu_lock is held for read."""
     if page_fault_handle_page_track(fault):
         return RetPf.WRITE_PROTECTED
-    result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
+    result = yield from fast_page_fault(vcpu, fault)
+    if result is not RetPf.INVALID:
+        return result
+    result = yield from faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RetPf.CONTINUE:
         return result
-    with vcpu.kvm.mmu_lock.read:
+    lock = vcpu.kvm.mmu_lock
+    yield from lock.read.wait()
+    with lock.read:
         if is_page_fault_stale(vcpu, fault):
             return RetPf.RETRY
-        return kvm_tdp_mmu_map(vcpu, fault)
+        return (yield from kvm_tdp_mmu_map(vcpu, fault))
 
 
-def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
+def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """Walk down to the level of the page that can be mapped, making tables on the way; map it."""
     kvm = vcpu.kvm
     kvm_mmu_hugepage_adjust(kvm, fault)
     root = root_to_sp(kvm.host, vcpu.mmu.root.hpa)
     if root is None:
         raise KvmBug("a vCPU of the TDP MMU faulted without a root")
-    place = TdpIter(kvm, root, fault.gfn)
-    while True:
-        if fault.nx_huge_page_workaround_enabled:
-            disallowed_hugepage_adjust(kvm, fault, place.old_spte, place.level)
-        if place.old_spte == kvm.kernel.frozen_spte:
-            return RetPf.RETRY
-        if place.level == fault.goal_level:
-            return _map_target_level(vcpu, fault, place)
-        is_table = is_shadow_present_pte(place.old_spte) and not is_large_pte(place.old_spte)
-        if not is_table and not _add_table(kvm, fault, place):
-            return RetPf.RETRY
-        if not place.try_step_down():
-            return RetPf.RETRY
+    with kvm.rcu.read:
+        place = TdpIter(kvm, root, fault.gfn)
+        while True:
+            if fault.nx_huge_page_workaround_enabled:
+                disallowed_hugepage_adjust(kvm, fault, place.old_spte, place.level)
+            if place.old_spte == kvm.kernel.frozen_spte:
+                return RetPf.RETRY
+            if place.level == fault.goal_level:
+                return (yield from _map_target_level(vcpu, fault, place))
+            is_table = is_shadow_present_pte(place.old_spte) and not is_large_pte(place.old_spte)
+            if not is_table and not (yield from _add_table(kvm, fault, place)):
+                return RetPf.RETRY
+            yield "steps down"
+            if not place.try_step_down():
+                return RetPf.RETRY
 
 
-def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> bool:
+def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
     """Link a new table, which maps what a large page there mapped so far; False if somebody was faster."""
-    if not _make_room(kvm, place):
+    if not (yield from _make_room(kvm, place)):
         return False
     sp = new_child(kvm, place)
     sp.nx_huge_page_disallowed = fault.huge_page_disallowed
     if is_shadow_present_pte(place.old_spte):
         split_into(kvm, place.old_spte, sp)
-    if not tdp_mmu_link_sp(kvm, place, sp):
+    if not (yield from tdp_mmu_link_sp(kvm, place, sp)):
         sp.free(kvm.host)
         return False
     if fault.huge_page_disallowed and fault.req_level >= place.level:
-        kvm.possible_nx_huge_pages.setdefault(sp)
+        yield from kvm.tdp_mmu_pages_lock.wait()
+        with kvm.tdp_mmu_pages_lock:
+            if sp.nx_huge_page_disallowed:
+                kvm.possible_nx_huge_pages.setdefault(sp)
     return True
 
 
-def _make_room(kvm: Kvm, place: TdpIter) -> bool:
-    """Take a large page away that is not to be split; False if somebody was faster.
-
-    6.1, tdp_mmu_zap_spte_atomic.
-    """
+def _make_room(kvm: Kvm, place: TdpIter) -> Steps[bool]:
+    """Take a large page away that is not to be split (6.1); False if somebody was faster."""
     if kvm.kernel.fault_splits_huge_page or not is_shadow_present_pte(place.old_spte):
         return True
-    if not tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte):
+    return (yield from tdp_mmu_zap_spte_atomic(kvm, place))
+
+
+def tdp_mmu_zap_spte_atomic(kvm: Kvm, place: TdpIter) -> Steps[bool]:
+    """Clear an spte, whatever it leads to; False if somebody was faster.
+
+    It is frozen until the TLBs are flushed, so that nobody makes another before.
+    """
+    if not (yield from tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte)):
         return False
     kvm.flush_remote_tlbs()
     place.old_spte = kvm.kernel.shadow_nonpresent_value
+    yield "thaws an spte"
     kvm.host.write(place.sptep, place.old_spte)
     return True
 
@@ -95,16 +113,16 @@ def new_child(kvm: Kvm, place: TdpIter) -> KvmMmuPage:
     return tdp_mmu_alloc_sp(kvm, role.replace(level=child_level(role.level)), place.gfn, place.sptep)
 
 
-def tdp_mmu_link_sp(kvm: Kvm, place: TdpIter, sp: KvmMmuPage) -> bool:
+def tdp_mmu_link_sp(kvm: Kvm, place: TdpIter, sp: KvmMmuPage) -> Steps[bool]:
     """Make the entry that the walk is at point at a page; False if it changed meanwhile."""
     spte = make_nonleaf_spte(kvm.masks, sp.hpa, ad_disabled=not kvm.masks.accessed)
-    if not tdp_mmu_set_spte_atomic(kvm, place, spte):
+    if not (yield from tdp_mmu_set_spte_atomic(kvm, place, spte)):
         return False
     kvm.tdp_mmu_pages += 1
     return True
 
 
-def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> RetPf:
+def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Steps[RetPf]:
     """The leaf (tdp_mmu_map_handle_target_level)."""
     kvm, wrprot = vcpu.kvm, False
     if fault.slot is None or fault.pfn is None:
@@ -125,7 +143,7 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ret
     old_spte, result = place.old_spte, RetPf.FIXED
     if new_spte == old_spte:
         result = RetPf.SPURIOUS
-    elif not tdp_mmu_set_spte_atomic(kvm, place, new_spte):
+    elif not (yield from tdp_mmu_set_spte_atomic(kvm, place, new_spte)):
         return RetPf.RETRY
     elif is_shadow_present_pte(old_spte) and not is_last_spte(old_spte, place.level):
         kvm.flush_remote_tlbs()

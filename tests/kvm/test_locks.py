@@ -74,7 +74,7 @@ def test_a_lock_is_contended_while_somebody_waits() -> None:
         assert not lock.is_contended()
         next(writer)
         assert lock.is_contended()
-        with pytest.raises(WouldWaitForEver, match="waits for mmu_lock"):
+        with pytest.raises(WouldWaitForEver, match=r"wait for ever: mmu_lock \(read\) is held by"):
             finish(lock.write.wait())
     writer.close()
     with lock.write:

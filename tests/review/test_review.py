@@ -160,6 +160,14 @@ class TestSeries:
         (said,) = messages_of(data, "contradiction")
         assert said.startswith("in the context: ") and "CR4.LA57=1" in said
 
+    def test_a_sentence_of_the_context_that_is_known_to_be_wrong(self, here: Path) -> None:
+        """The page has it already; a patch that shows all of it is told."""
+        page = replaced(PAGE, ("    page stays.\n", f"    page stays.\n    {LOCKED}\n"))
+        (here / PATH).write_text(page)
+        after = replaced(page, ("  parent_ptes:\n", "  ptep:\n    Where a page hangs.\n  parent_ptes:\n"))
+        (said,) = messages_of(as_data(write(here, "in.diff", diff(page, after))), "known")
+        assert said.startswith(f"in the context: known statement {KNOWN}: wrong on 6.1")
+
     def test_rewording_moving_and_removing(self, here: Path) -> None:
         after = replaced(
             PAGE,
@@ -242,6 +250,10 @@ class TestText:
         assert max(map(len, own)) <= 75
         assert "\x1b" not in result.stdout
 
+    def test_a_reworded_statement_has_a_word_diff(self, here: Path) -> None:
+        result = review(write(here, "in.diff", diff(PAGE, SMALL)))
+        assert "It is {+quite+} small." in " ".join(result.stdout.split())
+
     def test_places_can_be_parsed(self, here: Path) -> None:
         source = series()
         found = re.findall(
@@ -283,6 +295,12 @@ class TestBadInput:
         assert f":{line}: error: hunk 1 does not apply" in said
         assert "`Something else entirely.`" in said and "`A page of entries.`" in said
         assert ("pages: small" in result.stdout and "1 added" in result.stdout) or "reworded" in result.stdout
+
+    def test_a_series_that_is_in_already(self, here: Path) -> None:
+        (here / PATH).write_text(SMALL)
+        result = review(write(here, "in.diff", diff(PAGE, SMALL)))
+        assert result.exit_code == 2
+        assert "hunk 1 is in the document already" in result.stderr
 
     def test_a_patch_for_another_file(self, here: Path) -> None:
         result = review(write(here, "in.diff", diff("a\n", "b\n", "arch/x86/kvm/x86.c")))

@@ -1,0 +1,119 @@
+"""Taking W, or D, from sptes, so that the next write is noticed (tdp_mmu.c): dirty logging, shadowed tables."""
+
+from collections.abc import Callable, Collection
+
+from mmu_model.hardware.types import Gfn
+from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.spte import (
+    PT_WRITABLE_MASK,
+    is_last_spte,
+    is_shadow_present_pte,
+    spte_to_pfn,
+)
+from mmu_model.kvm.task import Steps
+from mmu_model.kvm.types import PG_LEVEL_4K, Sptep
+from mmu_model.kvm.vm import Kvm
+from mmu_model.tdp.changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
+from mmu_model.tdp.iter import TdpIter, tdp_mmu_iter_cond_resched
+from mmu_model.tdp.root import tdp_mmu_next_root
+
+
+def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> Steps[bool]:
+    """A table of the guest in the frame is being shadowed: no fault may give W back by itself.
+
+    mmu_lock is held for write. Whether the TLBs are to be flushed.
+    """
+    kvm.mmu_lock.assert_held_write()
+    protected = False
+    for root in [root for root in kvm.tdp_mmu_roots if not root.role.invalid and root.role.smm == slot.as_id]:
+        with kvm.rcu.read:
+            place = TdpIter(kvm, root, gfn)
+            while place.valid and place.gfn <= gfn:
+                if _is_leaf(place) and kvm.masks.is_mmu_writable(place.old_spte):
+                    without = place.old_spte & ~(PT_WRITABLE_MASK | kvm.masks.mmu_writable)
+                    yield from tdp_mmu_iter_set_spte(kvm, place, without)
+                    protected = True
+                place.next()
+    return protected
+
+
+def kvm_tdp_mmu_wrprot_slot(kvm: Kvm, slot: KvmMemorySlot, min_level: int = PG_LEVEL_4K) -> Steps[bool]:
+    """Take W from every leaf of a slot, from `min_level` up; whether there was one. For read, and yielding."""
+
+    def change(spte: int) -> int:
+        return spte & ~PT_WRITABLE_MASK
+
+    return (yield from _change_leafs(kvm, slot, min_level, change))
+
+
+def kvm_tdp_mmu_clear_dirty_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[bool]:
+    """With page-modification logging: take D from every leaf of a slot; otherwise as above."""
+    mask = kvm.masks.dirty or PT_WRITABLE_MASK
+
+    def change(spte: int) -> int:
+        return spte & ~mask
+
+    return (yield from _change_leafs(kvm, slot, PG_LEVEL_4K, change))
+
+
+def _change_leafs(kvm: Kvm, slot: KvmMemorySlot, min_level: int, change: Callable[[int], int]) -> Steps[bool]:
+    """Change the leaf sptes of a slot in all valid roots; whether any changed."""
+    kvm.mmu_lock.assert_held_read()
+    changed = False
+    root = yield from tdp_mmu_next_root(kvm, None, only_valid=True)
+    while root is not None:
+        if root.role.smm == slot.as_id:
+            changed |= yield from _change_leafs_of_root(kvm, root, slot, min_level, change)
+        root = yield from tdp_mmu_next_root(kvm, root, only_valid=True)
+    return changed
+
+
+def _change_leafs_of_root(
+    kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot, min_level: int, change: Callable[[int], int]
+) -> Steps[bool]:
+    changed = False
+    with kvm.rcu.read:
+        place = TdpIter(kvm, root, slot.base_gfn, min_level)
+        while place.valid and place.gfn < slot.end_gfn:
+            while _is_leaf(place) and (new_spte := change(place.old_spte)) != place.old_spte:
+                if (yield from tdp_mmu_iter_cond_resched(kvm, place)):
+                    break
+                if (yield from tdp_mmu_set_spte_atomic(kvm, place, new_spte)):
+                    changed = True
+                    break
+            place.next()
+    return changed
+
+
+def kvm_tdp_mmu_clear_dirty_pt_masked(
+    kvm: Kvm, slot: KvmMemorySlot, gfns: Collection[Gfn], *, wrprot: bool
+) -> Steps[None]:
+    """The dirty log of these frames was read: take W, or with page-modification logging D, from their sptes.
+
+    mmu_lock is held for write, so that no fault makes sptes; the processor and fast page faults change them.
+    """
+    kvm.mmu_lock.assert_held_write()
+    mask = PT_WRITABLE_MASK if wrprot or not kvm.masks.dirty else kvm.masks.dirty
+    for root in [root for root in kvm.tdp_mmu_roots if not root.role.invalid and root.role.smm == slot.as_id]:
+        with kvm.rcu.read:
+            for gfn in sorted(gfns):
+                place = TdpIter(kvm, root, gfn)
+                while place.try_step_down():
+                    pass
+                if _is_leaf(place) and place.level == PG_LEVEL_4K and place.old_spte & mask:
+                    yield "clears a bit of an spte"
+                    old_spte = tdp_mmu_clear_spte_bits(kvm, place.sptep, place.old_spte, mask)
+                    kvm.host.dirty.add(spte_to_pfn(old_spte))
+
+
+def tdp_mmu_clear_spte_bits(kvm: Kvm, sptep: Sptep, old_spte: int, mask: int) -> int:
+    """Clear bits of a leaf; what it was. Atomically, if others may be setting bits of it (tdp_iter.h)."""
+    if kvm.masks.has_volatile_bits(old_spte):
+        old_spte = kvm.host.read(sptep)
+    kvm.host.write(sptep, old_spte & ~mask)
+    return old_spte
+
+
+def _is_leaf(place: TdpIter) -> bool:
+    return is_shadow_present_pte(place.old_spte) and is_last_spte(place.old_spte, place.level)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conformance.broken import BrokenModel
+from conformance.broken import BrokenModel, nothing
 from mmu_model.hardware import Kind, access
 from mmu_model.kvm.role import ACC_EXEC_MASK, ACC_USER_MASK
 from mmuspec.violations import violates
@@ -131,19 +131,19 @@ def large_pages_reach_beyond_their_slot(model: BrokenModel) -> None:
 @violates(SECURE)
 def memory_stays_when_its_slot_goes(model: BrokenModel) -> None:
     """Nothing that was built for a slot is taken apart."""
-    model.replace("kvm.zap_all.kvm_mmu_zap_all_fast", lambda kvm: None)
+    model.replace("kvm.zap_all.kvm_mmu_zap_all_fast", nothing())
 
 
 @violates(DIRTY)
 def logging_begins_with_new_translations(model: BrokenModel) -> None:
     """What the guest could write to before logging it can write to unseen."""
-    model.replace("kvm.dirty_log.kvm_mmu_slot_apply_flags", lambda kvm, slot: None)
+    model.replace("kvm.dirty_log.kvm_mmu_slot_apply_flags", nothing())
 
 
 @violates(DIRTY)
 def a_frame_is_reported_once(model: BrokenModel) -> None:
     """After a reading of the log nothing is write-protected again."""
-    model.replace("tdp.slot.kvm_tdp_mmu_write_protect_gfns", lambda kvm, slot, gfns: None)
+    model.replace("tdp.protect.kvm_tdp_mmu_clear_dirty_pt_masked", nothing())
     model.replace("shadow.slot.kvm_mmu_write_protect_gfns", lambda kvm, slot, gfns: None)
 
 

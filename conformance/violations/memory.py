@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conformance.broken import BrokenModel
+from conformance.broken import BrokenModel, nothing
 from mmu_model.hardware import PAGE_SIZE
 from mmu_model.kvm.fault import RetPf
 from mmuspec.violations import violates
@@ -79,4 +79,4 @@ def memslots_may_overlap(model: BrokenModel) -> None:
 @violates("memory/backing/paged-at-any-time", "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")
 def frames_stay_with_the_guest(model: BrokenModel) -> None:
     """KVM does not hear of it when the host takes a frame."""
-    model.replace("kvm.notifier.kvm_mmu_notifier_invalidate_range", lambda kvm, start, npages: None)
+    model.replace("kvm.notifier.invalidate_range_start", nothing())

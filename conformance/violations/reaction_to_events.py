@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conformance.broken import BrokenModel
+from conformance.broken import BrokenModel, nothing
 from mmu_model.hardware import PAGE_SHIFT, Kind, access
 from mmu_model.kvm import guest_walk
 from mmu_model.kvm.guest_memory import GuestMemory
@@ -66,7 +66,7 @@ def a_missing_translation_leads_to_the_page_of_zeroes(model: BrokenModel) -> Non
 @violates(f"{R}/cause-dirty-logging/write-protected", f"{R}/cause-protected/protected-translation")
 def logging_protects_nothing(model: BrokenModel) -> None:
     """What is writable stays so when logging is switched on."""
-    model.replace("kvm.dirty_log.kvm_mmu_slot_apply_flags", lambda kvm, slot: None)
+    model.replace("kvm.dirty_log.kvm_mmu_slot_apply_flags", nothing())
 
 
 @violates(f"{R}/cause-shadowed-table/write-protected", f"{R}/cause-protected/protected-translation")
@@ -110,7 +110,7 @@ def nested_tables_are_not_protected_in_direct_mode(model: BrokenModel) -> None:
     """As the document has it, shadowed tables are no cause of faults there."""
     model.replace("shadow.accounting.write_protect_gfn", lambda kvm, slot, gfn: False)
     model.replace("kvm.page_track.kvm_gfn_is_write_tracked", lambda slot, gfn: False)
-    model.replace("tdp.write_protect.kvm_tdp_mmu_write_protect_gfn", lambda *arguments, **how: False)
+    model.replace("tdp.protect.kvm_tdp_mmu_write_protect_gfn", nothing(False))
 
 
 @violates(f"{R}/mmio-fault-walk/shadow-page-table")
@@ -166,7 +166,7 @@ def emulated_writes_leave_sptes_alone(model: BrokenModel) -> None:
 @violates(f"{R}/notifier-called/updated-hva", f"{R}/notifier-drop/translations")
 def the_notifier_drops_nothing(model: BrokenModel) -> None:
     """The host takes a page away, and the guest goes on with it."""
-    model.replace("kvm.notifier.kvm_unmap_gfn_range", lambda kvm, slot, start, end: False)
+    model.replace("kvm.notifier.invalidate_range_start", nothing())
 
 
 @violates(

@@ -93,8 +93,8 @@ def _skip_tables_in_kvm(model: BrokenModel) -> None:
 
 def _skip_tables_in_the_processor(model: BrokenModel) -> None:
     def change(original: Any) -> Any:
-        def wrong(processor: Any, registers: Any, *arguments: Any) -> None:
-            original(processor, Registers(maxphyaddr=registers.maxphyaddr), *arguments)
+        def wrong(processor: Any, registers: Any, second: Any, **_: Any) -> None:
+            original(processor, Registers(maxphyaddr=registers.maxphyaddr), second)
 
         return wrong
 
@@ -115,7 +115,7 @@ def nested_guests_get_the_tables_of_their_hypervisor(model: BrokenModel) -> None
 
         return wrong
 
-    model.wrap("machine.Cpu._load_nested", change)
+    model.wrap("machine.Cpu._load", change)
 
 
 @violates(DIRECT)

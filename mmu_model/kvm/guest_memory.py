@@ -77,12 +77,14 @@ class GuestMemory:
 
     def _existing(self, gpa: int, *, write: bool) -> Hpa:
         slot = self._memslots.find(gpa >> PAGE_SHIFT)
-        if slot is not None:
-            self._kvm.process.fault_in(slot.hva(gpa >> PAGE_SHIFT), write=write)
-        hpa = self.hpa(gpa)
-        if hpa is None:
-            raise LookupError(f"there is no memory at guest-physical {gpa:#x}")
-        return hpa
+        if slot is not None and not slot.flags & KVM_MEMSLOT_INVALID:
+            hva, process = slot.hva(gpa >> PAGE_SHIFT), self._kvm.process
+            hpa = process.frame_address(hva)
+            if hpa is None and process.fault_in(hva, write=write) is not None:
+                hpa = process.hpa(hva)
+            if hpa is not None:
+                return Hpa(hpa | gpa & 0xFFF)
+        raise LookupError(f"there is no memory at guest-physical {gpa:#x}")
 
 
 def mark_page_dirty(slot: KvmMemorySlot | None, gfn: Gfn) -> None:

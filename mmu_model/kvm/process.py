@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.host import Host
@@ -24,8 +24,7 @@ class MmuNotifier(Protocol):
         """It has changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class HostMapping:
+class HostMapping(NamedTuple):
     """What the host's page tables say of one page of the process.
 
     Attributes
@@ -136,6 +135,12 @@ class Process:
             else:
                 self._zeroes.add(page)
         return self.mapping(hva)
+
+    def frame_address(self, hva: int) -> Hpa | None:
+        """Where the frame of its own begins that the process has at `hva`; None if it has none yet."""
+        page = hva >> PAGE_SHIFT
+        area = self._area(page)
+        return None if area is None or area.pfn is None else Hpa(area.pfn + page - area.start << PAGE_SHIFT)
 
     def hpa(self, hva: int) -> Hpa | None:
         """Where a byte of the process is in physical memory; None if it is nowhere."""

@@ -1,7 +1,6 @@
 """What an x86 MMU has to offer, one access for each feature: registers, words of memory, what comes of it.
 
-Where nothing else is said, the table in the frame after next maps the page at 0x5000, by entry 1 of the upper
-tables, entry 2 of the last but one, and entry 3 of the last.
+The tables are in the frames from 0x1000 on. Their last one maps the page at 0x5000, where nothing else is said.
 """
 
 from dataclasses import dataclass

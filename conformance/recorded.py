@@ -13,7 +13,7 @@ from pathlib import Path
 from conformance.excuses import excused
 from mmu_model.run import run_scenario
 from mmu_model.scenario import Scenario, read_scenario
-from mmu_model.snapshot import MmuKind, Recording, differences, read_recording
+from mmu_model.snapshot import MmuKind, Recording, RecordingError, differences, read_recording
 
 FOLDER = Path(__file__).parent
 
@@ -73,12 +73,14 @@ def cases(names: tuple[str, ...] = ()) -> list[Case]:
 def judge(case: Case) -> Verdict:
     """Run the model and compare."""
     try:
+        recorded = read_recording(case.path)
         modelled = run_scenario(scenario_named(case.scenario), case.kernel, MmuKind(case.mmu))
+    except RecordingError as error:
+        return Verdict(case, Outcome.FAILS, (str(error),))
     except Exception as failure:  # whatever goes wrong in the model is what this is to find
         where = traceback.extract_tb(failure.__traceback__)[-1]
         line = f"{type(failure).__name__}: {failure} ({Path(where.filename).name}:{where.lineno})"
         return Verdict(case, Outcome.FAILS, (line,))
-    recorded = read_recording(case.path)
     if lines := tuple(compare(*excused(MmuKind(case.mmu), modelled, recorded))):
         return Verdict(case, Outcome.DIFFERS, lines)
     return Verdict(case, Outcome.EQUAL if modelled == recorded else Outcome.EXCUSED)

@@ -151,10 +151,15 @@ class Editor(Scene):
 
 
 def editing_guest(
-    kernel: str, mapped: Mapping[int, int], paging: str = "4-level", *, flags: int = USED
+    kernel: str,
+    mapped: Mapping[int, int],
+    paging: str = "4-level",
+    *,
+    flags: int = USED,
+    mmu: MmuKind = MmuKind.SHADOW,
 ) -> Editor:
-    """A guest under shadow paging that can edit its own tables."""
-    scene = guest(kernel, MmuKind.SHADOW, paging, mapped=mapped, mapped_flags=flags)
+    """A guest that can edit its own tables, under shadow paging or another MMU."""
+    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=flags)
     window = WINDOWS[paging]
     scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
     scene.cpu.set_registers(scene.cpu.vcpu.registers)

@@ -12,7 +12,9 @@ from conformance.looking import backing
 from conformance.programs import Program
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
 from mmu_model.hardware import CR4_SMAP, EFER_NXE, Kind, Mode
-from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
+from mmu_model.kvm.memory_region import add_memory_region, set_memory_region_flags
+from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
 from mmu_model.kvm.types import pa, pages_per_hpage
 from mmu_model.snapshot import MmuKind, Snapshot, read_recording
 from mmu_model.snapshot.spte import Kind as SpteKind
@@ -20,6 +22,7 @@ from mmu_model.snapshot.spte import Kind as SpteKind
 TASK = "introduction/task/task"
 CORRECT = "introduction/correctness/indistinguishable-but-for-timing"
 SECURE = "introduction/security/no-host-memory-but-its-own"
+DIRTY = "introduction/dirty-tracking/writes-are-reported"
 FOOTPRINT = "introduction/footprint/little-pinned-memory"
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -160,6 +163,39 @@ def test_memory_that_was_taken_away_is_out_of_reach(kernel: str, mmu: MmuKind, p
 
     assert scene.reads(GIB) == NO_DEVICE
     assert strays(scene) == []
+
+
+@pytest.mark.spec(DIRTY)
+@pytest.mark.parametrize("paging", ["off", "4-level"])
+@pytest.mark.parametrize("level", [1, 2])
+def test_what_a_guest_writes_is_in_the_next_log(kernel: str, mmu: MmuKind, paging: str, level: int) -> None:
+    """Frames that it wrote since the last reading are in the log, each time anew; frames that it did not use
+    are not. (One that it only read may be: an spte that permits writes counts as one.)
+
+    Logging begins when the guest has used all of them already.
+    """
+    pages = [GIB + n * PAGE for n in range(4)]
+    scene = guest(
+        kernel,
+        mmu,
+        paging,
+        memory={GIB: 2 * MIB},
+        mapped=dict(zip(pages, pages, strict=True)),
+        host_level=level,
+    )
+    slot = scene.vm.kvm.memslots[0].by_id(1)
+    assert slot is not None
+    for page in pages:
+        scene.cpu.write(page, 1)
+    set_memory_region_flags(scene.vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES)
+
+    for written in ([0, 1], [1], [], [3, 2], [0, 1, 2, 3]):
+        for n in range(4):
+            scene.reads(pages[n])
+        for n in written:
+            scene.cpu.write(pages[n] + 8, 2)
+        log = kvm_vm_ioctl_get_dirty_log(scene.vm.kvm, slot)
+        assert {pages[n] >> 12 for n in written} <= log <= {page >> 12 for page in pages}
 
 
 @pytest.mark.spec(FOOTPRINT, refutes=True, tier="live")

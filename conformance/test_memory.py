@@ -2,14 +2,16 @@
 
 import pytest
 
+from conformance.looking import Leaf, backing, reached
 from conformance.scenes import GIB, MIB, PAGE, guest
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.types import Hva
-from mmu_model.snapshot import MmuKind
+from mmu_model.snapshot import MmuKind, Snapshot
 
 IN_PROCESS = "memory/guest-memory/in-the-process"
 ALIASES = "memory/guest-memory/gpa-to-hva-aliases"
+PAGED = "memory/backing/paged-at-any-time"
 
 NOT_MAPPED = Hva(0x1000)
 """The process has nothing there."""
@@ -80,3 +82,40 @@ def test_one_guest_frame_is_never_two_of_the_process(kernel: str, mmu: MmuKind, 
 
     with pytest.raises(KvmError, match="overlaps slot 0"):
         add_memory_region(scene.vm.kvm, 1, gpa, pages * PAGE, elsewhere)
+
+
+@pytest.mark.spec(PAGED)
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_host_takes_a_frame_whenever_it_likes(kernel: str, mmu: MmuKind, level: int) -> None:
+    """Before the guest used the page, after it read, after it wrote, again and again: the frame is the host's
+    at once, and the next access finds what the host has there then."""
+    scene = guest(kernel, mmu, host_level=level)
+    process, start = scene.vm.process, scene.vm.kvm.memslots[0].by_id(0)
+    assert start is not None
+    gpa, hva = 4 * MIB + 0x5008, Hva(start.userspace_addr + 4 * MIB)
+    seen: list[int | None] = []
+    for use in (
+        lambda: None,
+        lambda: scene.reads(gpa),
+        lambda: scene.cpu.write(gpa, 7),
+        lambda: scene.reads(gpa),
+    ):
+        use()
+        seen.append(backing(scene.vm, gpa >> 12))
+
+        process.madvise_dontneed(hva, 512)
+
+        pfns = [
+            (leaf.spte.pfn, 512 ** (leaf.holder.role.level - 1))
+            for leaf in leaves_if_any(scene.vm.snapshot())
+        ]
+        assert not [pfn for pfn, count in pfns if seen[-1] is not None and pfn <= seen[-1] < pfn + count]
+        assert scene.reads(gpa) == 0
+        scene.cpu.write(gpa, 9)
+        assert scene.reads(gpa) == 9
+        assert backing(scene.vm, gpa >> 12) not in seen
+
+
+def leaves_if_any(snapshot: Snapshot) -> list[Leaf]:
+    """What the guest reaches; nothing before it ran."""
+    return [] if not snapshot.pages else list(reached(snapshot))

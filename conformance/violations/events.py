@@ -8,6 +8,7 @@ from mmu_model.kvm.memory_region import finish_memslots_update
 from mmuspec.violations import violates
 
 DRIVEN = "events/driven-by-events/guest-and-host"
+REGISTERS = "events/control-register-writes/cr3-above-all"
 ACCESS = "events/missing-or-protected/access"
 
 
@@ -25,10 +26,10 @@ def every_entry_ends_a_generation(model: BrokenModel) -> None:
     model.wrap("kvm.roots.serve_requests", change)
 
 
-@violates(DRIVEN)
+@violates(DRIVEN, "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")
 def the_host_does_not_drive_the_mmu(model: BrokenModel) -> None:
     """A memslot may go, what was built for it stays."""
-    model.replace("kvm.zap_all.kvm_mmu_zap_all_fast", lambda kvm: None)
+    model.replace("kvm.zap_all.kvm_mmu_zap_all_fast", lambda kvm: iter(()))
 
 
 def _faults_are_no_events(model: BrokenModel, *, protected: bool) -> None:
@@ -63,3 +64,27 @@ def missing_translations_read_as_zeroes(model: BrokenModel) -> None:
 def writes_to_protected_memory_are_lost(model: BrokenModel) -> None:
     """Where an spte does not permit the access nothing happens, and nobody knows."""
     _faults_are_no_events(model, protected=True)
+
+
+@violates(REGISTERS)
+def a_write_to_cr0_is_no_event(model: BrokenModel) -> None:
+    """The MMU remains as it was for the old CR0."""
+    model.replace("kvm.registers.KVM_MMU_CR0_ROLE_BITS", 0)
+
+
+@violates(REGISTERS)
+def a_write_to_cr3_is_no_event(model: BrokenModel) -> None:
+    """The roots remain those for the old CR3."""
+    model.replace("kvm.roots.kvm_mmu_new_pgd", lambda vcpu, new_pgd: None)
+
+
+@violates(REGISTERS)
+def a_write_to_cr4_is_no_event(model: BrokenModel) -> None:
+    """The MMU remains as it was for the old CR4."""
+    model.replace("kvm.registers.KVM_MMU_CR4_ROLE_BITS", 0)
+
+
+@violates(REGISTERS)
+def a_write_to_efer_is_no_event(model: BrokenModel) -> None:
+    """The MMU remains as it was for the old EFER."""
+    model.replace("kvm.registers.KVM_MMU_EFER_ROLE_BITS", 0)

@@ -10,6 +10,7 @@ from mmuspec.violations import violates
 TASK = "introduction/task/task"
 CORRECT = "introduction/correctness/indistinguishable-but-for-timing"
 SECURE = "introduction/security/no-host-memory-but-its-own"
+DIRTY = "introduction/dirty-tracking/writes-are-reported"
 FOOTPRINT = "introduction/footprint/little-pinned-memory"
 
 
@@ -131,3 +132,22 @@ def large_pages_reach_beyond_their_slot(model: BrokenModel) -> None:
 def memory_stays_when_its_slot_goes(model: BrokenModel) -> None:
     """Nothing that was built for a slot is taken apart."""
     model.replace("kvm.zap_all.kvm_mmu_zap_all_fast", lambda kvm: None)
+
+
+@violates(DIRTY)
+def logging_begins_with_new_translations(model: BrokenModel) -> None:
+    """What the guest could write to before logging it can write to unseen."""
+    model.replace("kvm.dirty_log.kvm_mmu_slot_apply_flags", lambda kvm, slot: None)
+
+
+@violates(DIRTY)
+def a_frame_is_reported_once(model: BrokenModel) -> None:
+    """After a reading of the log nothing is write-protected again."""
+    model.replace("tdp.slot.kvm_tdp_mmu_write_protect_gfns", lambda kvm, slot, gfns: None)
+    model.replace("shadow.slot.kvm_mmu_write_protect_gfns", lambda kvm, slot, gfns: None)
+
+
+@violates(DIRTY)
+def the_log_stays_empty(model: BrokenModel) -> None:
+    """Writes fault and are not noted."""
+    model.replace("kvm.guest_memory.mark_page_dirty", lambda slot, gfn: None)

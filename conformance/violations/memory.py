@@ -74,3 +74,9 @@ def an_alias_is_a_copy(model: BrokenModel) -> None:
 def memslots_may_overlap(model: BrokenModel) -> None:
     """A guest frame may be in two slots, and so at two addresses of the process."""
     model.replace("kvm.memory_region._check", lambda *arguments: None)
+
+
+@violates("memory/backing/paged-at-any-time", "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")
+def frames_stay_with_the_guest(model: BrokenModel) -> None:
+    """KVM does not hear of it when the host takes a frame."""
+    model.replace("kvm.notifier.kvm_mmu_notifier_invalidate_range", lambda kvm, start, npages: None)

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from mmu_model.hardware.faults import Fault, GeneralProtection, NestedPageFault, PageFault
+from mmu_model.hardware.faults import NestedPageFault, PageFault
 from mmu_model.kvm.vcpu import Request
 from mmu_model.machine import Cpu
 from mmu_model.scenario import Op, Program, Record, Touch, touches
 from mmu_model.scenario.layout import RECORD_SIZE, SMM_CODE, SMM_STEPS, STEPS
 from mmu_model.snapshot import Address, StepResult, Word
 
-GP_VECTOR: Final = 13
 PF_VECTOR: Final = 14
 READS: Final = {Op.READ: 2, Op.USER_READ: 3}
 """What reads, and which of its touches is the one that the scenario asks for."""
@@ -74,7 +73,7 @@ class Interpreter:
             self._cpu.vcpu.requests.add(Request.TLB_FLUSH_CURRENT)
             try:
                 self._take(record)
-            except (PageFault, GeneralProtection) as fault:
+            except PageFault as fault:
                 self._deliver(record, fault)
             if record.op in ENDS:
                 return
@@ -121,15 +120,12 @@ class Interpreter:
         except NestedPageFault:
             self._on_vmmcall()
 
-    def _deliver(self, record: Record, fault: Fault) -> None:
+    def _deliver(self, record: Record, fault: PageFault) -> None:
         """The guest's handler tells userspace of the fault."""
         for touch in self._touches(record, faults=True)[-DELIVERY:]:
             self._touch(touch)
-        if isinstance(fault, PageFault):
-            code, cr2 = Word(fault.error_code), Address(fault.cr2)
-            self._on_result(StepResult(record.step, vector=PF_VECTOR, error_code=code, cr2=cr2))
-        else:
-            self._on_result(StepResult(record.step, vector=GP_VECTOR, error_code=Word(0)))
+        code, cr2 = Word(fault.error_code), Address(fault.cr2)
+        self._on_result(StepResult(record.step, vector=PF_VECTOR, error_code=code, cr2=cr2))
 
     def _touches(self, record: Record, *, faults: bool = False) -> tuple[Touch, ...]:
         return touches(

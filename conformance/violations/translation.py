@@ -93,8 +93,10 @@ def _skip_tables_in_kvm(model: BrokenModel) -> None:
 
 def _skip_tables_in_the_processor(model: BrokenModel) -> None:
     def change(original: Any) -> Any:
-        def wrong(processor: Any, registers: Any, second: Any, **_: Any) -> None:
-            original(processor, Registers(maxphyaddr=registers.maxphyaddr), second)
+        def wrong(processor: Any, registers: Any, second_dimension: Any, **more: Any) -> None:
+            if second_dimension is not None:
+                registers = Registers(maxphyaddr=registers.maxphyaddr)
+            original(processor, registers, second_dimension, **more)
 
         return wrong
 
@@ -107,15 +109,13 @@ def nested_guests_get_the_tables_of_their_hypervisor(model: BrokenModel) -> None
 
     def change(original: Any) -> Any:
         def wrong(cpu: Any) -> Any:
-            processor, vcpu = original(cpu), cpu.vcpu
-            if vcpu.guest_mode:
-                there = NestedPaging(vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
-                processor.enter_guest(vcpu.registers, there)
-            return processor
+            if cpu.vcpu.guest_mode:
+                return NestedPaging(cpu.vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
+            return original(cpu)
 
         return wrong
 
-    model.wrap("machine.Cpu._load", change)
+    model.wrap("machine.Cpu._second_dimension", change)
 
 
 @violates(DIRECT)

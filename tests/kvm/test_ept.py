@@ -146,6 +146,26 @@ def test_the_bits_of_sptes_without_accessed_and_dirty_flags(kernel: str, mmu: Mm
 
 
 @both_mmus
+def test_without_accessed_flags_an_access_is_noticed_by_its_fault(kernel: str, mmu: MmuKind) -> None:
+    """An spte that was aged keeps R and X elsewhere, and permits nothing until somebody comes."""
+    vm = machine(kernel, mmu, TdpFormat.EPT_WITHOUT_AD)
+    cpu, masks, host = vm.add_cpu(), vm.kvm.masks, vm.host
+    cpu.write(0x5000, 5)
+    word = leaf(vm, 1, 5)
+    aged = masks.mark_for_access_track(word)
+    assert (masks.is_accessed(word), masks.is_accessed(aged)) == (True, False)
+    assert aged == word & ~7 | 5 << 54
+    (page,) = (page for page in vm.snapshot().pages if page.role.level == 1)
+    host.memory.write((page.spt << 12) + 5 * 8, aged)
+    vm.kvm.flush_remote_tlbs()
+    taken = cpu.vcpu.stat["pf_taken"]
+
+    assert cpu.read(0x5000) == 5
+    assert cpu.vcpu.stat["pf_taken"] == taken + 1
+    assert masks.is_accessed(leaf(vm, 1, 5))
+
+
+@both_mmus
 def test_read_only_memory_is_not_host_writable(kernel: str, mmu: MmuKind) -> None:
     """Neither W nor the bits that let a fault give it back."""
     vm = VirtualMachine(kernel, mmu, tdp_format=TdpFormat.EPT)
@@ -184,6 +204,8 @@ def test_mmio_is_a_misconfiguration(kernel: str, mmu: MmuKind, tdp_format: TdpFo
     assert word & (SUPPRESS_VE | 7) == 6
     assert get_mmio_spte_gfn(word) == DEVICE >> 12
     assert get_mmio_spte_generation(word) == vm.kvm.memslots[0].generation
+    assert vm.kvm.masks.is_mmio(word)
+    assert vm.kvm.masks.is_mmio(word | SUPPRESS_VE) == (kernel == "6.1")
     taken = cpu.vcpu.stat["pf_taken"]
     assert cpu.read(DEVICE) == 9
     assert cpu.vcpu.stat["pf_taken"] == taken
@@ -254,8 +276,10 @@ def test_pdptes_are_loaded_with_cr3_and_not_at_every_entry(kernel: str, mmu: Mmu
     vm.memory.write(entry, 0)
     vm.remove_memory(vm.add_memory(32 * MIB, MIB))
     assert cpu.read(0x5000) == 5
+    root = cpu.vcpu.mmu.root.hpa
 
     cpu.mov_cr3(tables.root)
+    assert cpu.vcpu.mmu.root.hpa == root
     with pytest.raises(PageFault):
         cpu.read(0x5000)
     vm.memory.write(entry, 1 << 5 | 1)

@@ -9,7 +9,7 @@ import gc
 import hashlib
 import io
 import pickle
-from types import CodeType, FrameType, FunctionType, GeneratorType, ModuleType
+from types import CellType, CodeType, FrameType, FunctionType, GeneratorType, ModuleType
 from typing import Any
 
 
@@ -34,10 +34,20 @@ class _Pickler(pickle.Pickler):
         if isinstance(thing, GeneratorType):
             return object, (), _generator(thing)
         if isinstance(thing, FunctionType):
-            return object, (), (thing.__qualname__, *(c.cell_contents for c in thing.__closure__ or ()))
+            return object, (), (thing.__qualname__, *(_contents(c) for c in thing.__closure__ or ()))
+        if isinstance(thing, CellType):
+            return object, (), _contents(thing)
         if isinstance(thing, ModuleType):
             return object, (), thing.__name__
         return NotImplemented
+
+
+def _contents(cell: CellType) -> Any:
+    """What a closure refers to, if it is set yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _generator(generator: Any) -> tuple[Any, ...]:

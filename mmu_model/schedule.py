@@ -14,7 +14,10 @@ from types import GeneratorType
 from typing import Any, Final
 
 from mmu_model.fingerprint import fingerprint
-from mmu_model.kvm.task import Steps, Task, Wait, running
+from mmu_model.kvm.task import Spin, Steps, Task, Wait, running
+
+_TRIES: Final = 2
+"""So often an actor tries before it waits for others: the first time it may have begun before their last step."""
 
 _HEAD: Final = "schedule 1"
 
@@ -121,7 +124,7 @@ class ScheduleError(Exception):
 
 
 class NeverYields(ScheduleError):
-    """An actor runs from its start to its end without letting another run: there is nothing to explore."""
+    """An actor runs from its start to its end, in every order, without letting another run in between."""
 
 
 class BoundReached(ScheduleError):
@@ -243,26 +246,25 @@ class _Run:
         self.tasks = {name: Task(name) for name in race.actors}
         self.stops: dict[str, str | Wait | None] = dict.fromkeys(race.actors, "start")
         self.steps: list[Step] = []
-        self.moved: set[str] = set()
+        self.in_vain: dict[str, int] = dict.fromkeys(race.actors, 0)
+        """How often each has tried in vain since another made a step."""
         for name, actor in race.actors.items():
             if not isinstance(actor, GeneratorType):
                 raise NeverYields(f"actor {name} is no generator: make it a function that yields")
 
     def able(self) -> list[str]:
         """Who can run."""
-        return [
-            name
-            for name, stop in self.stops.items()
-            if stop is not None and (isinstance(stop, str) or stop.ready())
-        ]
+        return [name for name, stop in self.stops.items() if stop is not None and self._is_ready(name)]
 
     def waiting(self) -> list[str]:
         """Who waits for something that has not happened."""
-        return [
-            name
-            for name, stop in self.stops.items()
-            if stop is not None and not isinstance(stop, str) and not stop.ready()
-        ]
+        return [name for name, stop in self.stops.items() if stop is not None and not self._is_ready(name)]
+
+    def _is_ready(self, name: str) -> bool:
+        stop = self.stops[name]
+        if isinstance(stop, Spin):
+            return self.in_vain[name] < _TRIES
+        return stop is None or isinstance(stop, str) or stop.ready()
 
     def ended(self) -> bool:
         """Whether nobody has anything left to do."""
@@ -275,13 +277,12 @@ class _Run:
             with running(self.tasks[name]):
                 stop = next(self.race.actors[name], None)
             self.stops[name] = stop
+            self.in_vain = {each: self.in_vain[each] if each == name else 0 for each in self.in_vain}
+            self.in_vain[name] += isinstance(stop, Spin)
             self.steps[-1] = Step(name, self.standing(name))
             self.race.always()
         except Exception as error:
             raise ScheduleFailed(f"{type(error).__name__}: {error}", self.steps) from error
-        if stop is None and name not in self.moved:
-            raise NeverYields(f"actor {name} ends without having yielded: nobody can run in between")
-        self.moved.add(name)
 
     def standing(self, name: str) -> str:
         """Where an actor is, in words."""
@@ -303,7 +304,7 @@ class _Run:
 
     def key(self) -> bytes:
         """The state: the actors, all that they can reach, and all that the conditions look at."""
-        return fingerprint((self.race, self.tasks, self.stops))
+        return fingerprint((self.race, self.tasks, self.stops, self.in_vain))
 
     def close(self) -> None:
         """Nobody runs on; what the actors leave undone does not matter any more."""
@@ -345,6 +346,7 @@ class _Explorer:
     known: dict[tuple[Any, ...], int] = field(default_factory=dict)
     way: list[_Node] = field(default_factory=list)
     schedule: list[str] = field(default_factory=list)
+    yielded: set[str] = field(default_factory=set)
     steps: int = 0
     longest: int = 0
 
@@ -358,6 +360,9 @@ class _Explorer:
                     self._try_next()
                 else:
                     schedules = self._leave()
+            for actor in self.run.race.actors:
+                if actor not in self.yielded:
+                    raise NeverYields(f"actor {actor} never yields: nobody can run in between")
             return Exploration(len(self.known), schedules, self.longest, self.steps)
         finally:
             self.run.close()
@@ -370,6 +375,8 @@ class _Explorer:
         last = self.run.steps[-1].actor if self.run.steps else actor
         overtaken = last != actor and last in self.run.able()
         self.run.step(actor)
+        if self.run.stops[actor] is not None:
+            self.yielded.add(actor)
         self.steps += 1
         self.schedule.append(actor)
         self._enter(node.preemptions + overtaken)

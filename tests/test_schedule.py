@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmu_model.kvm.locks import Mutex, SpinLock
-from mmu_model.kvm.task import Steps
+from mmu_model.kvm.task import Spin, Steps
 from mmu_model.schedule import (
     Bound,
     BoundReached,
@@ -170,6 +170,23 @@ def test_an_actor_that_spins_is_no_progress() -> None:
         explore(lambda: Race({"a": spins(), "b": walks(2)}))
 
 
+def test_who_tries_again_waits_for_others() -> None:
+    """It is not let run in vain, and is stuck when nobody is left who could help."""
+
+    def tries(counter: Counter) -> Steps[None]:
+        yield "begins"
+        while not counter.value:
+            yield Spin("nothing there")
+
+    def start() -> Race:
+        counter = Counter()
+        return Race({"tries": tries(counter), "helps": adds(counter)})
+
+    assert explore(start).schedules > 4
+    with pytest.raises(ScheduleFailed, match="nobody can go on: tries waits for somebody else to go on"):
+        explore(lambda: Race({"tries": tries(Counter()), "b": walks(2)}))
+
+
 def test_an_actor_that_counts_for_ever_meets_the_bound() -> None:
     def counts() -> Steps[None]:
         number = 0
@@ -199,7 +216,7 @@ def test_an_actor_that_never_yields_is_refused() -> None:
     def at_once() -> Iterator[str]:
         yield from ()
 
-    with pytest.raises(NeverYields, match="actor b ends without having yielded"):
+    with pytest.raises(NeverYields, match="actor b never yields"):
         explore(lambda: Race({"a": walks(2), "b": at_once()}))  # type: ignore[dict-item]
     with pytest.raises(NeverYields, match="actor b is no generator"):
         explore(lambda: Race({"a": walks(2), "b": None}))  # type: ignore[dict-item]

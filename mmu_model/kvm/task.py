@@ -47,6 +47,22 @@ class Task:
         return self.name
 
 
+class Spin:
+    """A task tries again until another has done something: it is no use before another has run."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def ready(self) -> bool:
+        """Nobody else has run so far."""
+        return False
+
+    def __str__(self) -> str:
+        return f"somebody else to go on, to try again: {self.what}"
+
+
 class SleepInAtomicContext(KvmBug):
     """A task that must not sleep would have to wait: what might_sleep() warns of."""
 

@@ -6,12 +6,12 @@ mmu_lock held for write nobody does but the processor, and faults that are fixed
 
 from typing import Final
 
-from mmu_model.hardware.types import Gfn
+from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.page import KvmMmuPage, linear_gfn, spte_to_child_sp
 from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte, spte_to_pfn
-from mmu_model.kvm.task import Steps
-from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, SPTE_ENT_PER_PAGE, Sptep
+from mmu_model.kvm.task import Spin, Steps
+from mmu_model.kvm.types import PAGE_OFFSET, PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, SPTE_ENT_PER_PAGE, Sptep
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.iter import TdpIter
 
@@ -35,6 +35,8 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, place: TdpIter, new_spte: int) -> Steps[bo
     kvm.mmu_lock.assert_held_read()
     _check_not_frozen(kvm, place)
     yield "compares and exchanges an spte"
+    if (place.sptep - PAGE_OFFSET) >> PAGE_SHIFT not in kvm.host.page_private:
+        raise KvmBug(f"gfn {place.gfn:#x}: the table was freed while a walk was in it")
     if not kvm.host.compare_exchange(place.sptep, place.old_spte, new_spte):
         place.refresh()
         return False
@@ -134,12 +136,14 @@ def _handle_removed_pt(kvm: Kvm, sp: KvmMmuPage, *, shared: bool) -> Steps[None]
     host, level, frozen = kvm.host, sp.role.level, kvm.kernel.frozen_spte
     for index in range(SPTE_ENT_PER_PAGE):
         sptep = sp.sptep(index)
+        old_spte = host.read(sptep)
+        if not is_shadow_present_pte(old_spte) and old_spte != frozen:
+            if shared:
+                host.write(sptep, frozen)
+            continue
         if shared:
             old_spte = yield from _freeze_shared(kvm, sptep)
         else:
-            old_spte = host.read(sptep)
-            if not is_shadow_present_pte(old_spte):
-                continue
             yield "freezes an spte"
             old_spte = kvm_tdp_mmu_write_spte(kvm, sptep, old_spte, frozen, level)
         yield from handle_changed_spte(
@@ -151,10 +155,9 @@ def _handle_removed_pt(kvm: Kvm, sp: KvmMmuPage, *, shared: bool) -> Steps[None]
 def _freeze_shared(kvm: Kvm, sptep: Sptep) -> Steps[int]:
     """Freeze an spte that others may change; whoever has frozen it before will still set it."""
     frozen = kvm.kernel.frozen_spte
-    if is_shadow_present_pte(kvm.host.read(sptep)):
-        yield "freezes an spte"
+    yield "freezes an spte"
     while (old_spte := kvm.host.exchange(sptep, frozen)) == frozen:
-        yield "waits for an spte that somebody else has frozen"
+        yield Spin("an spte is frozen")
     return old_spte
 
 

@@ -90,6 +90,7 @@ def fast_pf_fix_direct_spte(
     yield "exchanges the spte without the lock"
     if not vcpu.kvm.host.compare_exchange(sptep, old_spte, new_spte):
         return False
+    yield "has exchanged the spte"
     if is_writable_pte(new_spte) and not is_writable_pte(old_spte):
         mark_page_dirty(fault.slot, fault.gfn)
     return True

@@ -16,9 +16,10 @@ from mmu_model.kvm.spte import (
     make_nonleaf_spte,
 )
 from mmu_model.kvm.task import Steps
+from mmu_model.kvm.types import SPTE_ENT_PER_PAGE
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
-from mmu_model.tdp.changed import tdp_mmu_set_spte_atomic
+from mmu_model.tdp.changed import PAGES_STAT, tdp_mmu_set_spte_atomic
 from mmu_model.tdp.fast_page_fault import fast_page_fault
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import tdp_mmu_alloc_sp
@@ -73,11 +74,14 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
         return False
     sp = new_child(kvm, place)
     sp.nx_huge_page_disallowed = fault.huge_page_disallowed
-    if is_shadow_present_pte(place.old_spte):
+    is_split = is_shadow_present_pte(place.old_spte)
+    if is_split:
         split_into(kvm, place.old_spte, sp)
     if not (yield from tdp_mmu_link_sp(kvm, place, sp)):
         sp.free(kvm.host)
         return False
+    if is_split:
+        kvm.stat[PAGES_STAT[sp.role.level]] += SPTE_ENT_PER_PAGE
     if fault.huge_page_disallowed and fault.req_level >= place.level:
         yield from kvm.tdp_mmu_pages_lock.wait()
         with kvm.tdp_mmu_pages_lock:

@@ -51,9 +51,14 @@ def _find_or_make_root(kvm: Kvm, role: PageRole) -> Steps[KvmMmuPage]:
         for root in kvm.tdp_mmu_roots:
             if is_usable_root(root, role) and (yield from kvm_tdp_mmu_get_root(root)):
                 return root
-        root = tdp_mmu_alloc_sp(kvm, role, Gfn(0), None)
-        root.tdp_mmu_root_count = REFERENCES_OF_A_NEW_ROOT
-        kvm.tdp_mmu_roots.insert(0, root)
+        return new_root(kvm, role)
+
+
+def new_root(kvm: Kvm, role: PageRole) -> KvmMmuPage:
+    """A root, on the list, with the references that it starts with."""
+    root = tdp_mmu_alloc_sp(kvm, role, Gfn(0), None)
+    root.tdp_mmu_root_count = REFERENCES_OF_A_NEW_ROOT
+    kvm.tdp_mmu_roots.insert(0, root)
     return root
 
 

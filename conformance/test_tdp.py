@@ -1,0 +1,126 @@
+"""The TDP MMU's references to its roots, and how long a vCPU waits while everything goes."""
+
+import pytest
+
+from conformance.looking import structs
+from conformance.races import (
+    any_fault,
+    faults,
+    last_reference_against_iteration,
+    references_come_and_go,
+    zaps_all,
+)
+from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.task import Steps
+from mmu_model.schedule import Race, blocked_steps, explore
+from mmu_model.snapshot import MmuKind
+
+
+def the_root(scene: Scene) -> KvmMmuPage:
+    """The only root there is."""
+    (root,) = (sp for sp in structs(scene.vm) if sp.tdp_mmu_page and sp.ptep is None)
+    return root
+
+
+@pytest.mark.spec("root_count/tdp_mmu_root_count-is-atomic")
+def test_a_root_has_a_reference_of_each_vcpu_and_one_of_the_mmu(kernel: str) -> None:
+    """A new root starts with two. A second vCPU adds one and takes it away again; when the MMU has let go, too,
+    the last vCPU frees it."""
+    scene = guest(kernel, MmuKind.TDP, memory={GIB: MIB})
+    scene.reads(0x5000)
+    root = the_root(scene)
+    seen = [root.tdp_mmu_root_count]
+    second = scene.vm.add_cpu()
+    second.read(0x5000)
+    seen.append(root.tdp_mmu_root_count)
+
+    *_, spare = scene.vm.kvm.memslots[0]
+    scene.vm.remove_memory(spare)
+    seen.append(root.tdp_mmu_root_count)
+    second.read(0x5000)
+    seen.append(root.tdp_mmu_root_count)
+    assert root in structs(scene.vm)
+    scene.reads(0x5000)
+
+    assert seen == [2, 3, 2, 1]
+    assert root not in structs(scene.vm)
+
+
+@pytest.mark.spec("root_count/tdp_mmu_root_count-is-atomic")
+def test_the_shadow_mmu_counts_in_the_same_word_from_one(kernel: str, mmu: MmuKind) -> None:
+    """Edge: root_count and tdp_mmu_root_count are two names of one word. A page of the shadow MMU has no
+    reference of the MMU itself, so that its root starts with one."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000})
+    scene.reads(0x5000)
+
+    counts = {sp.root_count for sp in structs(scene.vm)}
+
+    assert counts == ({2, 0} if mmu is MmuKind.TDP else {1, 0})
+    assert all(sp.root_count == sp.tdp_mmu_root_count for sp in structs(scene.vm))
+
+
+@pytest.mark.spec("root_count/tdp_mmu_root_count-is-atomic")
+def test_no_reference_is_lost_in_any_order(kernel: str) -> None:
+    """Two vCPUs let go of a root while a third takes it: on 6.12 all with mmu_lock held for read."""
+    explored = explore(lambda: references_come_and_go(kernel))
+
+    assert explored.schedules > 100
+
+
+@pytest.mark.spec("root_count/tdp_mmu_root_count-is-atomic")
+def test_a_root_that_is_gone_gets_no_reference_in_any_order(kernel: str) -> None:
+    """Somebody goes through all roots while the last reference to one is let go of."""
+    explored = explore(lambda: last_reference_against_iteration(kernel))
+
+    assert explored.schedules > 100
+
+
+def waiting_vcpu(kernel: str, mmu: MmuKind, pages: int) -> int:
+    """A guest has touched so many pages, 2 MiB apart; everything is zapped, and meanwhile it touches another.
+
+    For how many steps of others its vCPU has to wait.
+    """
+    scene = guest(kernel, mmu, memory={GIB: (pages + 2) * 2 * MIB})
+    for page in range(pages):
+        scene.cpu.read(GIB + page * 2 * MIB)
+    address = GIB + pages * 2 * MIB
+    touch = faults if mmu is MmuKind.TDP else any_fault
+    before = scene.vm.kvm.mmu_valid_gen
+
+    def runs() -> Steps[None]:
+        while scene.vm.kvm.mmu_valid_gen == before:
+            yield "runs the guest"
+        yield from touch(scene.cpu.vcpu, address)
+
+    race = Race({"process": zaps_all(scene.vm), "vcpu": runs()})
+    waited = blocked_steps(race)["vcpu"]
+    assert scene.reads(address + PAGE) == 0
+    return waited
+
+
+@pytest.mark.spec("mmu_valid_gen/fast-zap")
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+def test_how_long_a_vcpu_waits_does_not_depend_on_the_number_of_pages(kernel: str, mmu: MmuKind) -> None:
+    """It does wait for mmu_lock, but as long for 50 tables as for 150. In the shadow MMU it needs the lock up to
+    four times until it runs again, and each time gets it after ten pages."""
+    few, many = waiting_vcpu(kernel, mmu, 50), waiting_vcpu(kernel, mmu, 150)
+
+    assert 1 <= few == many <= (4 if mmu is MmuKind.TDP else 4 * 12)
+
+
+@pytest.mark.spec("mmu_valid_gen/fast-zap")
+def test_every_page_goes(kernel: str, mmu: MmuKind) -> None:
+    """None of the pages that there were is left once the vCPU has changed over to a new root."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000, GIB: 0x7000}, memory={2 * GIB: MIB})
+    scene.reads(0x5000)
+    scene.reads(GIB)
+    old = set(structs(scene.vm))
+    *_, spare = scene.vm.kvm.memslots[0]
+    scene.vm.remove_memory(spare)
+    left = old & set(structs(scene.vm))
+    scene.reads(0x5000)
+
+    assert len(old) >= 4
+    assert len(left) == 1, "all but the root that the vCPU holds go at once"
+    assert not old & set(structs(scene.vm))

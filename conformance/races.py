@@ -11,7 +11,7 @@ from conformance.scenes import GIB, MIB, PAGE, Scene, guest
 from mmu_model.hardware import PAGE_SHIFT, Gfn
 from mmu_model.kvm import zap_all
 from mmu_model.kvm.fault import PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, KvmPageFault, RetPf
-from mmu_model.kvm.memory_region import create_slot, delete_slot
+from mmu_model.kvm.memory_region import create_slot, replace_slot
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
 from mmu_model.kvm.mmio import check_mmio_spte, mmio_info_in_cache
 from mmu_model.kvm.notifier import invalidate_range_end, invalidate_range_start
@@ -335,7 +335,7 @@ def fast_zap_against_vcpu(kernel: str) -> Race:
         usable = [spte for sp, _, spte in leafs(vm) if sp.role.level == PG_LEVEL_4K]
         assert not frames & {spte_to_pfn(spte) for spte in usable}, "memory is mapped that is gone"
 
-    return Race({"vcpu": faults(vcpu, GIB), "process": delete_slot(vm.kvm, slot)}, at_end=at_end)
+    return Race({"vcpu": faults(vcpu, GIB), "process": replace_slot(vm.kvm, slot, None)}, at_end=at_end)
 
 
 def mmio_against_new_memory(kernel: str) -> Race:

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -53,6 +53,16 @@ class BrokenModel:
         old = inspect.getattr_static(holder, attribute)
         setattr(holder, attribute, new)
         self._undo.append(lambda: setattr(holder, attribute, old))
+
+
+def nothing(result: Any = None) -> Callable[..., Any]:
+    """An operation that could be overtaken, which does nothing and returns `result`."""
+
+    def wrong(*_: Any, **__: Any) -> Generator[None, None, Any]:
+        yield from ()
+        return result
+
+    return wrong
 
 
 def _find(path: str) -> tuple[Any, str, Any]:

@@ -29,6 +29,7 @@ class Computer:
     def __init__(self, kernel: str, mmu: MmuKind | None) -> None:
         self._vm: VirtualMachine | None = None
         self.memory: PhysicalMemory | GuestMemory = PhysicalMemory(MAXPHYADDR)
+        self._cpu: Cpu | None = None
         self.cpu: LogicalProcessor | Cpu
         if mmu is not None:
             self._vm = VirtualMachine(kernel, mmu, maxphyaddr=MAXPHYADDR)
@@ -37,21 +38,25 @@ class Computer:
                 self._vm.add_memory(address, size)
 
     def start(self, registers: Registers) -> None:
-        """Run with these registers; the tables that they lead to are in memory by now."""
-        if self._vm is not None:
-            self.cpu = self._vm.add_cpu(registers)
-        else:
+        """Run with these registers, all translations forgotten; the tables they lead to are in memory by now."""
+        if self._vm is None:
             assert isinstance(self.memory, PhysicalMemory)
             self.cpu = LogicalProcessor(self.memory, registers)
+        elif self._cpu is None:
+            self.cpu = self._cpu = self._vm.add_cpu(registers)
+        else:
+            self._cpu.set_registers(registers)
 
-    def access(self, kind: Kind, address: int, *, user: bool = False, value: int = 0) -> int | str:
+    def access(
+        self, kind: Kind, address: int, *, user: bool = False, value: int = 0, size: int = 8
+    ) -> int | str:
         """What an access comes to: what was read, or what was written, or the fault by name and code."""
         cpl = 3 if user else 0
         try:
             if kind is Kind.WRITE:
-                self.cpu.write(address, value, cpl=cpl)
+                self.cpu.write(address, value, size, cpl=cpl)
                 return value
-            return (self.cpu.fetch if kind is Kind.FETCH else self.cpu.read)(address, cpl=cpl)
+            return (self.cpu.fetch if kind is Kind.FETCH else self.cpu.read)(address, size, cpl=cpl)
         except PageFault as fault:
             where = "" if fault.cr2 == address else f" at {fault.cr2:#x}"
             return f"#PF {fault.error_code:#x}{where}"

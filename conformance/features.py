@@ -1,7 +1,6 @@
 """What an x86 MMU has to offer, one access for each feature: registers, words of memory, what comes of it.
 
-Where nothing else is said, the table in the frame after next maps the page at 0x5000, by entry 1 of the upper
-tables, entry 2 of the last but one, and entry 3 of the last.
+The tables are in the frames from 0x1000 on. Their last one maps the page at 0x5000, where nothing else is said.
 """
 
 from dataclasses import dataclass
@@ -151,3 +150,11 @@ PROTECTION_KEYS: Final = Feature(
     user=True,
 )
 """They are offered with nested paging only (cpuid.c: kvm_set_cpu_caps)."""
+
+
+def user_page(computer: Computer, *, write: bool = True, execute: bool = True) -> tuple[Registers, int]:
+    """Map a page for users with 4-level paging; the registers to use it with, and its address."""
+    flags = 0x5 | 0x2 * write | (0 if execute else 1 << 63)
+    for where, word in _four_levels(0x5000 | flags).items():
+        computer.memory.write(where, word)
+    return _long(), _VA_4

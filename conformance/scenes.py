@@ -15,12 +15,14 @@ from mmu_model.hardware import (
     CR4_PSE,
     EFER_LMA,
     EFER_NXE,
+    Fault,
     Mode,
     Registers,
 )
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import MmuKind
 
@@ -58,9 +60,11 @@ class Scene:
     frames: list[int] = field(default_factory=list)
 
     def reads(self, address: int, size: int = 8) -> int | str:
-        """What the guest reads at an address, or STUCK."""
+        """What the guest reads at an address, or the fault that it gets, or STUCK."""
         try:
             return self.cpu.read(address, size)
+        except Fault as fault:
+            return str(fault)
         except KvmBug:
             return STUCK
 
@@ -83,6 +87,7 @@ def guest(
     host_level: int = 1,
     maxphyaddr: int = 46,
     max_tdp_level: int = 4,
+    tdp_format: TdpFormat = TdpFormat.NPT,
     cr0_wp: bool = True,
     cr4: int = 0,
     nx: bool = True,
@@ -103,11 +108,15 @@ def guest(
         The host maps the guest's memory with pages of that level where they fit.
     maxphyaddr, max_tdp_level :
         Physical-address bits of the host, and levels of nested paging that it walks.
+    tdp_format :
+        What nested paging that is.
     cr0_wp, cr4, nx :
         CR0.WP, further bits of CR4, and EFER.NXE where the guest's entries have room for XD.
 
     """
-    vm = VirtualMachine(kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level)
+    vm = VirtualMachine(
+        kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level, tdp_format=tdp_format
+    )
     vm.add_memory(0, 64 * MIB, level=host_level)
     for gpa, size in (memory or {}).items():
         vm.add_memory(gpa, size, level=host_level)
@@ -142,10 +151,15 @@ class Editor(Scene):
 
 
 def editing_guest(
-    kernel: str, mapped: Mapping[int, int], paging: str = "4-level", *, flags: int = USED
+    kernel: str,
+    mapped: Mapping[int, int],
+    paging: str = "4-level",
+    *,
+    flags: int = USED,
+    mmu: MmuKind = MmuKind.SHADOW,
 ) -> Editor:
-    """A guest under shadow paging that can edit its own tables."""
-    scene = guest(kernel, MmuKind.SHADOW, paging, mapped=mapped, mapped_flags=flags)
+    """A guest that can edit its own tables, under shadow paging or another MMU."""
+    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=flags)
     window = WINDOWS[paging]
     scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
     scene.cpu.set_registers(scene.cpu.vcpu.registers)
@@ -178,7 +192,7 @@ def nested_guest(
         maxphyaddr=maxphyaddr,
         nx=nx,
     )
-    scene.cpu.read(TABLES)
+    scene.reads(TABLES)
     frames: list[int] = []
     nested = page_tables(scene.vm, PAGING[paging], NESTED_TABLES, frames)
     for ngpa, gpa in mapped.items():

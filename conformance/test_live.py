@@ -19,9 +19,16 @@ def recordings(kernel: str, mmu: str) -> dict[str, Recording]:
     return {path.name: read_recording(path) for path in sorted((FOLDER / kernel / mmu).glob("*.json.gz"))}
 
 
+def seen_live(statements: tuple[str, ...], *, refutes: bool = False) -> list[pytest.MarkDecorator]:
+    """Marks for what a test shows of real kernels."""
+    return [pytest.mark.spec(statement, refutes=refutes, tier="live") for statement in statements]
+
+
 @pytest.mark.parametrize("mmu", MMUS)
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("predicate", PREDICATES, ids=lambda predicate: predicate.name)
+@pytest.mark.parametrize(
+    "predicate", [pytest.param(each, id=each.name, marks=seen_live(each.statements)) for each in PREDICATES]
+)
 def test_a_predicate_holds_in_all_recordings(predicate: Predicate, kernel: str, mmu: str) -> None:
     found = recordings(kernel, mmu)
     assert found, "no recordings: make live"
@@ -61,7 +68,13 @@ def told_by(story: Story, kernel: str, mmu: str) -> tuple[Snapshot, Snapshot]:
 @pytest.mark.parametrize(
     ("story", "mmu", "kernel"),
     [
-        pytest.param(story, mmu.value, kernel, id=f"{story.name}-{kernel}-{mmu.value}")
+        pytest.param(
+            story,
+            mmu.value,
+            kernel,
+            id=f"{story.name}-{kernel}-{mmu.value}",
+            marks=seen_live(story.statements, refutes=story.refutes),
+        )
         for story in STORIES
         for mmu in story.mmus
         for kernel in story.kernels

@@ -2,9 +2,10 @@
 
 import pytest
 
-from conformance.looking import backing, children, roots, structs
+from conformance.looking import backing, children, reached, roots, structs
 from conformance.scenes import MIB, P_W_U, Scene, guest, nested_guest
-from mmu_model.hardware import CR0_WP, CR4_LA57, CR4_SMAP, CR4_SMEP
+from mmu_model.hardware import CR0_WP, CR4_LA57, CR4_SMAP, CR4_SMEP, Registers
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 
 XD = 1 << 63
@@ -249,3 +250,67 @@ def test_passthrough_takes_five_levels_over_four(
     (root,) = roots(scene.vm.snapshot())
 
     assert (root.role.passthrough, root.role.level) == (expected, host_levels)
+
+
+FLAGS = {TdpFormat.NPT: 3 << 5, TdpFormat.EPT: 3 << 8, TdpFormat.EPT_WITHOUT_AD: 3 << 8}
+"""Accessed and dirty: where they are in an spte, or would be."""
+
+
+def flags_after_use(scene: Scene, flags: int) -> dict[str, int]:
+    """What the processor makes of both flags of the page at 0x5000, after KVM cleared them, by access."""
+    kvm = scene.vm.kvm
+    leaf = next(found for found in reached(scene.vm.snapshot()) if found.offset == 5)
+    sptep = next(sp.sptep(5) for sp in structs(scene.vm) if sp.hpa >> 12 == leaf.holder.spt)
+    kvm.host.write(sptep, leaf.spte.raw & ~flags)
+    kvm.flush_remote_tlbs()
+    seen = {}
+    scene.cpu.read(0x5000)
+    seen["read"] = kvm.host.read(sptep) & flags
+    scene.cpu.write(0x5000, 1)
+    seen["write"] = kvm.host.read(sptep) & flags
+    return seen
+
+
+@pytest.mark.spec("role.ad_disabled/cannot-use-ad-bits")
+@pytest.mark.parametrize("tdp_format", FLAGS)
+def test_pages_whose_entries_the_processor_does_not_mark_have_ad_disabled(
+    kernel: str, mmu: MmuKind, tdp_format: TdpFormat
+) -> None:
+    """The processor sets accessed with a read and dirty with a write, exactly where the field is 0."""
+    scene = guest(kernel, mmu, tdp_format=tdp_format)
+    scene.cpu.write(0x5000, 5)
+    flags = 3 << 5 if mmu is MmuKind.SHADOW else FLAGS[tdp_format]
+    without = mmu is not MmuKind.SHADOW and tdp_format is TdpFormat.EPT_WITHOUT_AD
+
+    seen = flags_after_use(scene, flags)
+
+    accessed = flags & -flags
+    assert seen == ({"read": 0, "write": 0} if without else {"read": accessed, "write": flags})
+    assert roles(scene, "ad_disabled") == {int(without)}
+
+
+@pytest.mark.spec("role.ad_disabled/cannot-use-ad-bits")
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_a_nested_guest_without_ept_of_its_own_is_not_counted(kernel: str, mmu: MmuKind) -> None:
+    """Edge: EPT that could have the flags runs a nested guest without them, and the field still is 0."""
+    scene = guest(kernel, mmu, tdp_format=TdpFormat.EPT)
+    scene.cpu.enter_nested(None, Registers(maxphyaddr=46))
+    scene.cpu.write(0x5000, 5)
+
+    assert flags_after_use(scene, FLAGS[TdpFormat.EPT]) == {"read": 0, "write": 0}
+    (root,) = roots(scene.vm.snapshot())
+    assert (root.role.guest_mode, root.role.ad_disabled) == (1, 0)
+
+
+@pytest.mark.spec("role.ad_disabled/ept-and-shadow-ept")
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_ept_from_before_haswell_has_ad_disabled(kernel: str, mmu: MmuKind) -> None:
+    """A processor whose EPT has no flags: bits 8 and 9 of every spte stay 0, and KVM's own mark is there."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000}, tdp_format=TdpFormat.EPT_WITHOUT_AD)
+    scene.cpu.write(0x5000, 5)
+    scene.cpu.read(0x5000)
+
+    entries = [spte for page in scene.vm.snapshot().pages for spte in page.sptes().values()]
+
+    assert {(spte.raw & 3 << 8, spte.ad_type) for spte in entries} == {(0, 1)}
+    assert roles(scene, "ad_disabled") == {1}

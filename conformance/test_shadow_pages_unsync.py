@@ -32,6 +32,8 @@ def remapping_guest(kernel: str, paging: str = "4-level") -> Editor:
 
 
 @pytest.mark.spec("unsync/may-not-match")
+@pytest.mark.spec("reaction-to-events/unsync/tried")
+@pytest.mark.spec("reaction-to-events/unsync-done/guest-continues")
 @pytest.mark.parametrize("paging", ["PAE", "4-level", "5-level"])
 def test_an_unsync_page_may_differ_from_the_guests_table(kernel: str, paging: str) -> None:
     """The guest's entry says one frame, the spte another; and the page is marked."""
@@ -46,6 +48,7 @@ def test_an_unsync_page_may_differ_from_the_guests_table(kernel: str, paging: st
 
 
 @pytest.mark.spec("unsync/like-a-stale-tlb")
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/guest-must-invlpg")
 def test_until_the_guest_flushes_it_sees_what_a_tlb_might_hold(kernel: str) -> None:
     """The old memory, as from a TLB that has not been told."""
     scene = remapping_guest(kernel)
@@ -61,6 +64,8 @@ FLUSHES: dict[str, Callable[[Editor], None]] = {
 
 
 @pytest.mark.spec("unsync/synchronized-on-flush")
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/guest-events/flush-and-invlpg")
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/synchronized-on-invlpg")
 @pytest.mark.parametrize("flush", list(FLUSHES))
 def test_a_flush_brings_the_page_in_step(kernel: str, flush: str) -> None:
     """INVLPG, MOV to CR3, a change of CR4.PGE: then the guest sees what its table says."""

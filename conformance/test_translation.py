@@ -5,6 +5,7 @@ import pytest
 from conformance.looking import backing, reached, roots, translations
 from conformance.scenes import (
     MIB,
+    NESTED_TABLES,
     PAGE,
     STUCK,
     TABLES,
@@ -12,8 +13,10 @@ from conformance.scenes import (
     guest,
     inner_paging_guest,
     nested_guest,
+    page_tables,
+    paging_registers,
 )
-from mmu_model.hardware import Registers
+from mmu_model.hardware import Mode, Registers
 from mmu_model.kvm.errors import KvmError
 from mmu_model.snapshot import MmuKind, Snapshot
 
@@ -100,17 +103,22 @@ def test_a_nested_guest_has_three_translations(kernel: str, mmu: MmuKind) -> Non
 
 @pytest.mark.spec("translation/nested/ngva-to-ngpa-to-gpa-to-hpa")
 def test_without_nested_paging_the_hypervisor_makes_two_steps_one(kernel: str) -> None:
-    """Edge: a guest hypervisor without nested paging has to put the first two steps into one table.
-
-    To KVM that is a guest with paging: no table is there that would have an ngpa in it.
-    """
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped=MAPPED)
-    numbered(scene, *MAPPED.values())
-
+    """Edge: where there is no nested paging to use, the guest hypervisor has to put the first two steps into
+    the one table that its guest runs on. That leads from ngva to gpa, and is shadowed like any other."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={LINEAR: 0x3000})
+    numbered(scene, 0x3000, *MAPPED.values())
+    assert scene.reads(LINEAR + 8) == 0x3000
+    combined = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, [])
+    for ngva, gpa in MAPPED.items():
+        combined.map(ngva, gpa)
+    registers = paging_registers(Mode.FOUR_LEVEL, combined.root)
     with pytest.raises(KvmError):
-        scene.cpu.enter_nested(TABLES, Registers())
+        scene.cpu.enter_nested(TABLES, registers)
+
+    scene.cpu.enter_nested(None, registers)
 
     assert {address: scene.reads(address + 8) for address in MAPPED} == MAPPED
+    assert scene.cpu.vcpu.guest_mode and translations(scene.cpu) == 1
 
 
 @pytest.mark.spec("translation/direct-or-shadow/encode-one-to-three")
@@ -127,7 +135,7 @@ def test_without_nested_paging_the_hypervisor_makes_two_steps_one(kernel: str) -
         (MmuKind.DIRECT, "nested", 3, 2),
     ],
 )
-def test_the_processor_makes_fewer_translations_than_are_needed(
+def test_the_processor_makes_no_more_translations_than_are_needed(
     kernel: str, mmu: MmuKind, paging: str, needed: int, made: int
 ) -> None:
     """One to three are needed; a processor makes one, or two with nested paging. KVM's tables combine them.

@@ -4,27 +4,123 @@ import pytest
 
 from conformance.computers import Computer
 from conformance.features import FURTHER, NAMED, PROTECTION_KEYS, Feature
-from conformance.scenes import MIB, guest, nested_guest, paging_registers
+from conformance.looking import processor
+from conformance.scenes import MIB, PAGING, Scene, guest, nested_guest, paging_registers
 from mmu_model.hardware import (
     CR4_PGE,
+    ExtendedPaging,
     LogicalProcessor,
     Mode,
+    NestedPaging,
+    PageFault,
     PhysicalMemory,
     Registers,
+    SecondDimension,
 )
 from mmu_model.hardware.cases import answer
 from mmu_model.hardware.tables import PRESENT_WRITABLE_USER, PageTables, frames_from
-from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.errors import KvmBug, KvmError
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from tests.oracle.case import Case
 from tests.oracle.compare import compare, expected
 
+HARDWARE = "virtual-and-real-hardware-supported/hardware/first-generation-and-two-dimensional"
 FEATURES = "virtual-and-real-hardware-supported/hardware/emulated-modes-and-features"
 NESTED = "virtual-and-real-hardware-supported/hardware/npt-for-guests"
 
 GLOBAL = 1 << 8
 EVERYWHERE = [None, *MmuKind]
 """On the processor itself, and under each MMU of KVM."""
+
+
+SECOND_DIMENSION: dict[TdpFormat, type[SecondDimension]] = {
+    TdpFormat.NPT: NestedPaging,
+    TdpFormat.EPT: ExtendedPaging,
+    TdpFormat.EPT_WITHOUT_AD: ExtendedPaging,
+}
+PAGED = [paging for paging in PAGING if paging != "off"]
+
+
+@pytest.mark.spec(HARDWARE)
+@pytest.mark.parametrize("paging", PAGED)
+def test_guests_run_on_a_processor_without_a_second_dimension(kernel: str, paging: str) -> None:
+    """One paging mode, one CR3: the guest's memory is where its tables say, though CR3 is KVM's."""
+    scene = guest(kernel, MmuKind.SHADOW, paging, mapped={0x5000: 3 * MIB, 0x6000: 0x5000})
+
+    assert runs_a_program(scene)
+    running = processor(scene.cpu)
+    assert running.second_dimension is None
+    assert running.registers.cr3 == scene.cpu.vcpu.mmu.root.hpa
+
+
+@pytest.mark.spec(HARDWARE)
+@pytest.mark.parametrize("paging", PAGED)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+@pytest.mark.parametrize("tdp_format", SECOND_DIMENSION)
+def test_guests_run_over_npt_and_over_ept(
+    kernel: str, mmu: MmuKind, tdp_format: TdpFormat, paging: str
+) -> None:
+    """The guest has a CR3 of its own, and the second dimension begins at KVM's root."""
+    mapped = {0x5000: 3 * MIB, 0x6000: 0x5000}
+    scene = guest(kernel, mmu, paging, mapped=mapped, tdp_format=tdp_format)
+
+    assert runs_a_program(scene)
+    running = processor(scene.cpu)
+    assert isinstance(running.second_dimension, SECOND_DIMENSION[tdp_format])
+    assert running.second_dimension.roots == (scene.cpu.vcpu.mmu.root.hpa,)
+    assert running.registers == scene.cpu.vcpu.registers
+
+
+@pytest.mark.spec(HARDWARE)
+@pytest.mark.parametrize("guest_mode", [PAGING[paging] for paging in PAGED])
+@pytest.mark.parametrize("host_mode", [PAGING[paging] for paging in PAGED])
+def test_an_entry_switches_paging_mode_and_cr3_in_one_step(host_mode: Mode, guest_mode: Mode) -> None:
+    """A processor without a second dimension: neither tables in the other's mode, nor the other's tables."""
+    memory = PhysicalMemory(40)
+    registers = []
+    for mode, where, page in (host_mode, 0x10_0000, 0x5000), (guest_mode, 0x20_0000, 0x6000):
+        tables = PageTables(memory, mode, frames_from(where))
+        tables.map(0x4000_0000, page)
+        memory.write(page, page)
+        registers.append(paging_registers(mode, tables.root, 40))
+    running = LogicalProcessor(memory, registers[0])
+    seen = [running.read(0x4000_0000)]
+
+    running.enter_guest(registers[1], None)
+    seen.append(running.read(0x4000_0000))
+    running.exit_guest()
+
+    assert [*seen, running.read(0x4000_0000)] == [0x5000, 0x6000, 0x5000]
+
+
+@pytest.mark.spec(HARDWARE)
+def test_a_guest_can_change_its_paging_mode_without_a_second_dimension(kernel: str) -> None:
+    """Edge: the next entry has the mode and the root for it; paging off, three levels, four, and back."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 3 * MIB})
+    paged, off = scene.cpu.vcpu.registers, Registers(maxphyaddr=46)
+    scene.vm.memory.write(3 * MIB, 33)
+    scene.vm.memory.write(0x5000, 55)
+    seen = []
+
+    for registers in (paged, off, paged):
+        scene.cpu.set_registers(registers)
+        seen.append((scene.reads(0x5000), processor(scene.cpu).registers.mode))
+
+    assert seen == [(33, Mode.FOUR_LEVEL), (55, Mode.PAE), (33, Mode.FOUR_LEVEL)]
+
+
+def runs_a_program(scene: Scene) -> bool:
+    """Whether two pages at 0x5000 and 0x6000, mapped to 3 MiB and 0x5000, are read and written as such."""
+    memory = scene.vm.memory
+    memory.write(3 * MIB, 33)
+    memory.write(0x5000, 55)
+    try:
+        read = [scene.cpu.read(0x5000), scene.cpu.read(0x6000)]
+        scene.cpu.write(0x5008, 44)
+    except (PageFault, KvmBug):
+        return False
+    return read == [33, 55] and memory.read(3 * MIB + 8) == 44
 
 
 def outcomes(features: tuple[Feature, ...]) -> dict[str, int | str]:

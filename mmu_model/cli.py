@@ -36,6 +36,47 @@ def walk(file: str) -> None:
         _fail(f"{name}:{bad[0]}: error: no case, as its answer says; {len(bad)} such lines in all")
 
 
+@main.command()
+@click.option("--kernel", type=click.Choice(["6.1", "6.12"]), default="6.12", show_default=True)
+@click.option("--mmu", type=click.Choice(["tdp", "direct", "shadow"]), help="[default: the scenario's first]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write there, compressed if the name ends in .gz; left out, standard output.",
+)
+@click.argument("scenario", type=click.Path(path_type=Path))
+def run(kernel: str, mmu: str | None, output: Path | None, scenario: Path) -> None:
+    """Run SCENARIO, a YAML file, on the model, and print its snapshots as JSON.
+
+    What comes out is what `kvm-live record` makes of the same scenario on a real kernel. The exit status is 1
+    if an access faults that should not, or the other way round.
+    """
+    from mmu_model.run import RunError, run_scenario, unexpected
+    from mmu_model.scenario import ScenarioError, read_scenario
+    from mmu_model.snapshot import MmuKind
+    from mmu_model.snapshot.recording import to_json, write_recording
+
+    try:
+        found = read_scenario(scenario)
+        kind = MmuKind(mmu) if mmu else found.kinds[0]
+        if kind not in found.kinds or kernel not in found.kernels:
+            _fail(f"{scenario}:1: error: this scenario does not run on {kernel} with the MMU {kind.value}")
+        recording = run_scenario(found, kernel, kind)
+        if output is None:
+            click.echo(to_json(recording), nl=False)
+        else:
+            write_recording(output, recording, compress=output.suffix == ".gz")
+    except (ScenarioError, RunError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or scenario}: error: {error.strerror or error}")
+    complaints = unexpected(found, recording)
+    for complaint in complaints:
+        click.echo(complaint, err=True)
+    sys.exit(1 if complaints else 0)
+
+
 @main.command("access-matrix")
 @click.option("--paging", type=click.Choice(["4-level", "5-level"]), default="4-level", show_default=True)
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster with this scheduler.")

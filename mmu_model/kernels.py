@@ -37,8 +37,16 @@ class Kernel:
         it is built anew, not accessed.
     invlpg_zaps :
         Whether INVLPG drops an unsync spte and makes it again in advance, or synchronizes it in its place.
+    unused_role_is_invalid :
+        What the role of an MMU's root is from KVM_SET_CPUID2 on until the MMU is used: 0, but for the invalid
+        bit.
+    fault_splits_huge_page :
+        Whether a fault that needs a smaller page than the TDP MMU has there splits the large one. Otherwise
+        the large one is zapped, and what is not accessed again is mapped no more.
     bad_root_is_dummy :
         A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
+    ept_suppresses_ve :
+        Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
 
     """
 
@@ -68,9 +76,21 @@ class Kernel:
         v6_1="mmu/paging_tmpl.h: invlpg calls mmu_page_zap_pte and prefetch_gpte",
         v6_12="mmu/mmu.c: __kvm_mmu_invalidate_addr calls kvm_sync_spte",
     )
+    unused_role_is_invalid: bool = _switch(
+        v6_1="mmu/mmu.c: kvm_mmu_after_set_cpuid sets root_role.word to 0",
+        v6_12="mmu/mmu.c: kvm_mmu_after_set_cpuid sets root_role.invalid",
+    )
+    fault_splits_huge_page: bool = _switch(
+        v6_1="mmu/tdp_mmu.c: kvm_tdp_mmu_map calls tdp_mmu_zap_spte_atomic",
+        v6_12="mmu/tdp_mmu.c: kvm_tdp_mmu_map calls tdp_mmu_split_huge_page",
+    )
     bad_root_is_dummy: bool = _switch(
         v6_1="mmu/mmu.c: mmu_check_root requests KVM_REQ_TRIPLE_FAULT",
         v6_12="mmu/mmu.c: mmu_alloc_shadow_roots takes kvm_mmu_get_dummy_root",
+    )
+    ept_suppresses_ve: bool = _switch(
+        v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
+        v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
     )
 
 
@@ -86,7 +106,10 @@ KERNELS: Final = {
             nx_adjusts_any_table=True,
             sync_skips_equal_access=False,
             invlpg_zaps=True,
+            unused_role_is_invalid=False,
+            fault_splits_huge_page=False,
             bad_root_is_dummy=False,
+            ept_suppresses_ve=False,
         ),
         Kernel(
             release="6.12",
@@ -97,7 +120,10 @@ KERNELS: Final = {
             nx_adjusts_any_table=False,
             sync_skips_equal_access=True,
             invlpg_zaps=False,
+            unused_role_is_invalid=True,
+            fault_splits_huge_page=True,
             bad_root_is_dummy=True,
+            ept_suppresses_ve=True,
         ),
     )
 }

@@ -4,11 +4,14 @@ The processor of the hardware model walks the sptes that KVM wrote. What faults 
 it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from mmu_model.hardware import control
 from mmu_model.hardware.access import Access, Kind, access
-from mmu_model.hardware.faults import NestedPageFault, PageFault
+from mmu_model.hardware.ept import ExtendedPaging
+from mmu_model.hardware.faults import EptMisconfiguration, EptViolation, NestedPageFault, PageFault
+from mmu_model.hardware.nested import SecondDimension
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
@@ -26,8 +29,8 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SHIFT
-from mmu_model.kernels import kernel_named
-from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kernels import Kernel, kernel_named
+from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import RetPf
@@ -35,17 +38,19 @@ from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested_npt, leave_nested
+from mmu_model.kvm.nested import enter_nested, leave_nested
+from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
-from mmu_model.kvm.spte import paging_masks
+from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
-from mmu_model.kvm.vm import Kvm, Parameters
+from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
+from mmu_model.kvm.vmx import EPT_MISCONFIG_ERROR_CODE, construct_eptp, ept_violation_error_code
 from mmu_model.kvm.words import load, store
 from mmu_model.shadow import entry as shadow_mmu
 from mmu_model.snapshot import MmuKind, Snapshot
@@ -54,6 +59,9 @@ from mmu_model.tdp import entry as tdp_mmu
 MAX_EXITS: Final = 100
 """Exits in a row for one access, after which the guest is taken to be stuck."""
 
+
+CR0_EM_TS: Final = 3 << 2
+"""CR0.EM and CR0.TS, which mean nothing for memory."""
 
 FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
 
@@ -77,6 +85,8 @@ class VirtualMachine:
         Levels of nested paging that it walks.
     nx_huge_pages :
         Whether large pages may not be executable.
+    tdp_format :
+        What nested paging the host's processor has; with :attr:`MmuKind.SHADOW` it is not used.
 
     """
 
@@ -88,23 +98,28 @@ class VirtualMachine:
         maxphyaddr: int = 46,
         max_tdp_level: int = 4,
         nx_huge_pages: bool = False,
+        tdp_format: TdpFormat = TdpFormat.NPT,
     ) -> None:
         self.host = Host(maxphyaddr)
         self.process = Process(self.host)
+        parameters = Parameters(
+            tdp_enabled=mmu is not MmuKind.SHADOW,
+            tdp_mmu_enabled=mmu is MmuKind.TDP,
+            tdp_format=tdp_format,
+            max_tdp_level=max_tdp_level,
+            tdp_root_level=max_tdp_level if tdp_format is TdpFormat.NPT else 0,
+            nx_huge_pages=nx_huge_pages,
+        )
         self.kvm = Kvm(
             host=self.host,
             process=self.process,
             kernel=kernel_named(kernel),
-            parameters=Parameters(
-                tdp_enabled=mmu is not MmuKind.SHADOW,
-                tdp_mmu_enabled=mmu is MmuKind.TDP,
-                max_tdp_level=max_tdp_level,
-                nx_huge_pages=nx_huge_pages,
-            ),
-            masks=paging_masks(maxphyaddr),
+            parameters=parameters,
+            masks=spte_masks(kernel_named(kernel), parameters, maxphyaddr),
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
+        self.process.notifiers.append(KvmMmuNotifier(self.kvm))
         self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
         self.devices: dict[int, int] = {}
         """What the process has for addresses without memory: by gpa the value stored last."""
@@ -150,7 +165,7 @@ class Cpu:
         self.vcpu = KvmVcpu(vm.kvm, registers)
         vm.kvm.vcpus.append(self.vcpu)
         load_registers(self.vcpu, registers)
-        kvm_init_mmu(self.vcpu)
+        kvm_mmu_after_set_cpuid(self.vcpu)
         self._processor: LogicalProcessor
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
@@ -194,10 +209,10 @@ class Cpu:
             self._vm.kvm.shadow.kvm_mmu_invlpg(self.vcpu, address)
 
     def enter_smm(self) -> None:
-        """A system-management interrupt: paging is off, and the memory is that of SMM."""
-        registers = self.vcpu.registers
-        self._outside_smm = registers
-        self._change_smm(True, Registers(maxphyaddr=registers.maxphyaddr))
+        """A system-management interrupt: paging is off, and the memory is that of SMM (smm.c: enter_smm)."""
+        registers = self._outside_smm = self.vcpu.registers
+        cr0 = registers.cr0 & ~(CR0_PE | CR0_PG | CR0_EM_TS)
+        self._change_smm(True, replace(registers, cr0=cr0, cr4=0, efer=0))
 
     def rsm(self) -> None:
         """Back from SMM."""
@@ -207,9 +222,10 @@ class Cpu:
         self.vcpu.smm = smm
         self.set_registers(registers)
 
-    def enter_nested(self, nested_cr3: int, registers: Registers) -> None:
-        """VMRUN: run a guest of the guest over nested page tables that the guest has made."""
-        enter_nested_npt(self.vcpu, nested_cr3, registers)
+    def enter_nested(self, nested_cr3: int | None, registers: Registers) -> None:
+        """VMRUN: run a guest of the guest, over nested page tables that the guest has made or, with None,
+        without."""
+        enter_nested(self.vcpu, registers, nested_cr3)
 
     def leave_nested(self) -> None:
         """#VMEXIT: back to the guest itself."""
@@ -221,9 +237,15 @@ class Cpu:
             try:
                 return self._execute(instruction)
             except PageFault as fault:
+                if self.vcpu.kvm.parameters.tdp_enabled:
+                    raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
                 exit_reason = fault.cr2, fault.error_code
             except NestedPageFault as fault:
                 exit_reason = fault.exit_info_2, fault.exit_info_1
+            except EptViolation as fault:
+                exit_reason = fault.gpa, ept_violation_error_code(fault.exit_qualification)
+            except EptMisconfiguration as fault:
+                exit_reason = fault.gpa, EPT_MISCONFIG_ERROR_CODE
             if kvm_mmu_page_fault(self.vcpu, *exit_reason) is RetPf.EMULATE:
                 return self._emulate(instruction)
             self._inject()
@@ -237,26 +259,30 @@ class Cpu:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
             vcpu.requests -= FLUSHES
-            load = self._load_nested if vcpu.kvm.parameters.tdp_enabled else self._load_shadow
-            self._processor = load()
+            self._processor = self._load()
             vcpu.requests.discard(Request.LOAD_MMU_PGD)
         elif FLUSHES & vcpu.requests:
             vcpu.requests -= FLUSHES
-            self._processor.flush_asid()
+            flush = self._processor.invept if vcpu.kvm.parameters.ept_enabled else self._processor.flush_asid
+            flush()
 
-    def _load_nested(self) -> LogicalProcessor:
-        vcpu, memory = self.vcpu, self._vm.host.memory
-        la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
-        nested = NestedPaging(
-            vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=EFER_LMA | EFER_NXE, maxphyaddr=memory.maxphyaddr
-        )
-        processor = LogicalProcessor(memory)
-        processor.enter_guest(vcpu.registers, nested)
+    def _load(self) -> LogicalProcessor:
+        """A processor that has entered the guest, with the root that KVM has for it."""
+        vcpu, processor = self.vcpu, LogicalProcessor(self._vm.host.memory)
+        if vcpu.kvm.parameters.tdp_enabled:
+            processor.enter_guest(vcpu.registers, self._second_dimension(), pdptes=vcpu.pdptes)
+        else:
+            processor.enter_guest(shadow_paging_registers(vcpu.registers, vcpu.mmu.root.hpa), None)
         return processor
 
-    def _load_shadow(self) -> LogicalProcessor:
-        registers = shadow_paging_registers(self.vcpu.registers, self.vcpu.mmu.root.hpa)
-        return LogicalProcessor(self._vm.host.memory, registers)
+    def _second_dimension(self) -> SecondDimension:
+        vcpu, maxphyaddr = self.vcpu, self._vm.host.memory.maxphyaddr
+        if vcpu.kvm.parameters.ept_enabled:
+            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr)
+        la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
+        return NestedPaging(
+            vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=EFER_LMA | EFER_NXE, maxphyaddr=maxphyaddr
+        )
 
     def _execute(self, instruction: Instruction) -> int:
         how: Access = instruction.access
@@ -280,9 +306,17 @@ class Cpu:
         fault, self.vcpu.exception = self.vcpu.exception, None
         if fault is None:
             return
-        if self.vcpu.guest_mode:
+        if self.vcpu.mmu is self.vcpu.guest_mmu:
             raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
         raise fault
+
+
+def spte_masks(kernel: Kernel, parameters: Parameters, maxphyaddr: int) -> SpteMasks:
+    """The format of sptes that the host's processor walks for guests."""
+    if not parameters.ept_enabled:
+        return paging_masks(maxphyaddr)
+    has_ad_bits = parameters.tdp_format is TdpFormat.EPT
+    return ept_masks(has_ad_bits=has_ad_bits, suppress_ve=kernel.ept_suppresses_ve)
 
 
 def shadow_paging_registers(guest: Registers, root: int) -> Registers:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from conformance.broken import BrokenModel
+from mmu_model.hardware.ept import EPTP_ACCESSED_DIRTY
 from mmuspec.violations import violates
 
 
@@ -179,3 +180,36 @@ def passthrough_is_set_under_five_levels(model: BrokenModel) -> None:
 def passthrough_is_set_over_four_levels(model: BrokenModel) -> None:
     """Whatever the host walks."""
     _npt_root(model, lambda cpu_role, level: cpu_role.base.level == 4)
+
+
+def _root(model: BrokenModel, *, ad_disabled: bool) -> None:
+    """Roots that map guest-physical memory are all the same in that field."""
+
+    def wrap(original: Any) -> Any:
+        return lambda cpu_role, **more: original(cpu_role, **{**more, "ad_disabled": ad_disabled})
+
+    model.wrap("kvm.cpu_role.tdp_root_role", wrap)
+
+
+@violates("role.ad_disabled/cannot-use-ad-bits")
+def accessed_and_dirty_flags_are_always_there(model: BrokenModel) -> None:
+    """EPT has them, whatever the processor."""
+    _root(model, ad_disabled=False)
+
+
+@violates("role.ad_disabled/cannot-use-ad-bits")
+def accessed_and_dirty_flags_are_never_there(model: BrokenModel) -> None:
+    """No nested paging has them."""
+    _root(model, ad_disabled=True)
+
+
+@violates("role.ad_disabled/cannot-use-ad-bits")
+def the_processor_is_told_to_set_flags_that_kvm_does_not_use(model: BrokenModel) -> None:
+    """The EPTP enables them always: for MMUs that cannot use them, and for nested guests."""
+    model.wrap("kvm.vmx.construct_eptp", lambda original: lambda vcpu: original(vcpu) | EPTP_ACCESSED_DIRTY)
+
+
+@violates("role.ad_disabled/cannot-use-ad-bits")
+def the_processor_is_not_told_to_set_flags(model: BrokenModel) -> None:
+    """The EPTP never enables them."""
+    model.wrap("kvm.vmx.construct_eptp", lambda original: lambda vcpu: original(vcpu) & ~EPTP_ACCESSED_DIRTY)

@@ -59,7 +59,7 @@ def private_points_at_the_first_page_of_all(model: BrokenModel) -> None:
     model.wrap("kvm.page.set_page_private", change)
 
 
-@violates("spt/points-at-guest-or-shadow-pages")
+@violates("spt/points-at-guest-or-shadow-pages", "shadow-pages/leaf/points-at-guest-pages")
 def leaf_sptes_point_at_memory_of_the_kernel(model: BrokenModel) -> None:
     """The guest gets the kernel's page of zeroes in the place of its own."""
 
@@ -90,7 +90,7 @@ def an_spte_without_memory_holds_another_frame(model: BrokenModel) -> None:
     model.wrap("kvm.spte.make_mmio_spte", change)
 
 
-@violates("spt/nonleaf-is-pa-of-spt")
+@violates("spt/nonleaf-is-pa-of-spt", "shadow-pages/nonleaf/points-at-shadow-pages")
 def nonleaf_sptes_point_at_copies(model: BrokenModel) -> None:
     """The processor goes to a copy of `spt`, which is kept up to date in its stead."""
 

@@ -21,19 +21,31 @@ def never_unsync(model: BrokenModel) -> None:
     model.replace("shadow.unsync.mmu_try_to_unsync_pages", wrong)
 
 
-@violates("unsync/like-a-stale-tlb")
+@violates(
+    "unsync/like-a-stale-tlb", "synchronized-and-unsynchronized-pages/reachable-table/guest-must-invlpg"
+)
 def writes_to_tables_take_effect_at_once(model: BrokenModel) -> None:
     """Every write to a table is emulated, so that the guest sees it before it flushes."""
     never_unsync(model)
 
 
-@violates("unsync/synchronized-on-flush")
+@violates(
+    "unsync/synchronized-on-flush",
+    "synchronized-and-unsynchronized-pages/guest-events/flush-and-invlpg",
+    "synchronized-and-unsynchronized-pages/reachable-table/synchronized-on-invlpg",
+)
 def invlpg_does_not_reach_kvm(model: BrokenModel) -> None:
     """The sptes stay as they are."""
     model.replace("shadow.invlpg.kvm_mmu_invlpg", lambda vcpu, address: None)
 
 
-@violates("unsync/synchronized-on-flush")
+@violates(
+    "unsync/synchronized-on-flush",
+    "synchronized-and-unsynchronized-pages/guest-events/flush-and-invlpg",
+    "synchronized-and-unsynchronized-pages/side-effect/resynchronized-on-flush",
+    "reaction-to-events/mov-cr3-sync/newly-reachable",
+    "reaction-to-events/mov-cr0-cr4-efer-sync/newly-reachable",
+)
 def other_flushes_do_not_synchronize(model: BrokenModel) -> None:
     """MOV to CR3 and its like flush the TLB, nothing else."""
     model.replace("shadow.sync.kvm_mmu_sync_roots", lambda vcpu: None)
@@ -113,7 +125,7 @@ def an_unsync_page_is_not_found(model: BrokenModel) -> None:
     model.replace("shadow.unsync.mmu_unsync_walk", lambda kvm, sp: [])
 
 
-@violates("write_flooding_count/emulations-of-protected-tables")
+@violates("write_flooding_count/emulations-of-protected-tables", "reaction-to-events/emulate/instruction")
 def upper_tables_are_not_protected(model: BrokenModel) -> None:
     """The guest writes to them without KVM."""
     model.replace("kvm.page_track.kvm_gfn_is_write_tracked", lambda slot, gfn: False)

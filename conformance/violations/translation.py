@@ -12,16 +12,18 @@ OFF = "translation/guest-paging-off/gpa-to-hpa"
 ON = "translation/guest-paging-on/gva-to-gpa-to-hpa"
 NESTED = "translation/nested/ngva-to-ngpa-to-gpa-to-hpa"
 ENCODE = "translation/direct-or-shadow/encode-one-to-three"
+TASK = "introduction/task/task"
+SECURE = "introduction/security/no-host-memory-but-its-own"
 DIRECT = "translation/direct-or-shadow/direct-when-they-match"
 
 
-@violates(PROGRAMS)
+@violates(PROGRAMS, "events/driven-by-events/guest-and-host")
 def kvm_carries_out_every_access(model: BrokenModel) -> None:
     """No fault leads to an spte: the guest is emulated."""
     model.replace("kvm.page_fault._do_page_fault", lambda vcpu, address, error_code: RetPf.EMULATE)
 
 
-@violates(PROGRAMS, ENCODE)
+@violates(PROGRAMS, ENCODE, "acronyms/spte/meaning")
 def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     """Without nested paging CR3 is loaded with what the guest loaded it with."""
     model.wrap(
@@ -29,7 +31,7 @@ def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     )
 
 
-@violates(OFF, ON, NESTED)
+@violates(OFF, ON, NESTED, "acronyms/gpa/meaning", "acronyms/gpte/meaning", TASK, SECURE)
 def guest_physical_is_host_physical(model: BrokenModel) -> None:
     """The guest gets the host's frame of the same number as its own."""
 
@@ -58,20 +60,20 @@ def paging_cannot_be_turned_off(model: BrokenModel) -> None:
     model.wrap("kvm.registers.load_registers", change)
 
 
-@violates(ON)
+@violates(ON, "acronyms/gva/meaning")
 def linear_addresses_are_guest_physical(model: BrokenModel) -> None:
     """The guest's tables are not asked where an address leads: not by KVM, not by the processor."""
     _skip_tables_in_kvm(model)
     _skip_tables_in_the_processor(model)
 
 
-@violates(NESTED)
+@violates(NESTED, "acronyms/ngva/meaning")
 def nested_linear_addresses_are_nested_guest_physical(model: BrokenModel) -> None:
     """The inner guest's tables are not asked."""
     _skip_tables_in_the_processor(model)
 
 
-@violates(NESTED)
+@violates(NESTED, "acronyms/ngpa/meaning")
 def nested_guest_physical_addresses_are_guest_physical(model: BrokenModel) -> None:
     """The tables of the guest hypervisor are not asked."""
     _skip_tables_in_kvm(model)
@@ -91,8 +93,10 @@ def _skip_tables_in_kvm(model: BrokenModel) -> None:
 
 def _skip_tables_in_the_processor(model: BrokenModel) -> None:
     def change(original: Any) -> Any:
-        def wrong(processor: Any, registers: Any, *arguments: Any) -> None:
-            original(processor, Registers(maxphyaddr=registers.maxphyaddr), *arguments)
+        def wrong(processor: Any, registers: Any, second_dimension: Any, **more: Any) -> None:
+            if second_dimension is not None:
+                registers = Registers(maxphyaddr=registers.maxphyaddr)
+            original(processor, registers, second_dimension, **more)
 
         return wrong
 
@@ -105,15 +109,13 @@ def nested_guests_get_the_tables_of_their_hypervisor(model: BrokenModel) -> None
 
     def change(original: Any) -> Any:
         def wrong(cpu: Any) -> Any:
-            processor, vcpu = original(cpu), cpu.vcpu
-            if vcpu.guest_mode:
-                there = NestedPaging(vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
-                processor.enter_guest(vcpu.registers, there)
-            return processor
+            if cpu.vcpu.guest_mode:
+                return NestedPaging(cpu.vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
+            return original(cpu)
 
         return wrong
 
-    model.wrap("machine.Cpu._load_nested", change)
+    model.wrap("machine.Cpu._second_dimension", change)
 
 
 @violates(DIRECT)

@@ -5,10 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.broken import BrokenModel
-from mmu_model.hardware import Mode
+from mmu_model.hardware import ExtendedPaging, GeneralProtection, Mode, NestedPaging
+from mmu_model.hardware.ept import EPTP_WALK_LENGTH_4, EPTP_WALK_LENGTH_5
 from mmu_model.hardware.paging import GLOBAL, Step
+from mmu_model.kvm.spte import paging_masks
 from mmuspec.violations import violates
 
+HARDWARE = "virtual-and-real-hardware-supported/hardware/first-generation-and-two-dimensional"
 FEATURES = "virtual-and-real-hardware-supported/hardware/emulated-modes-and-features"
 NESTED = "virtual-and-real-hardware-supported/hardware/npt-for-guests"
 
@@ -50,6 +53,105 @@ def _change_page(number: int, **wrong: Any) -> Callable[[Steps], Steps]:
         )
 
     return change
+
+
+Entry = Callable[[Any, Any, Any, Any], None]
+"""What becomes of an entry: the right one, the processor, the guest's registers, the second dimension."""
+
+
+def _change_entry(model: BrokenModel, kind: type, change: Entry) -> None:
+    """The processor enters guests with that second dimension in another way."""
+
+    def wrong(original: Any) -> Any:
+        def enter_guest(processor: Any, registers: Any, second: Any, *rest: Any, **more: Any) -> None:
+            def right(registers: Any, second: Any, **other: Any) -> None:
+                original(processor, registers, second, *rest, **more, **other)
+
+            if isinstance(second, kind):
+                change(right, processor, registers, second)
+            else:
+                right(registers, second)
+
+        return enter_guest
+
+    model.wrap("hardware.processor.LogicalProcessor.enter_guest", wrong)
+
+
+_NONE = type(None)
+
+
+@violates(HARDWARE)
+def guests_need_a_second_dimension(model: BrokenModel) -> None:
+    """A processor without NPT or EPT goes on as the host."""
+    _change_entry(model, _NONE, lambda right, processor, registers, second: None)
+
+
+@violates(HARDWARE)
+def an_entry_leaves_the_paging_mode_alone(model: BrokenModel) -> None:
+    """Without a second dimension only CR3 is the guest's."""
+
+    def change(right: Any, processor: Any, registers: Any, second: Any) -> None:
+        right(replace(processor.registers, cr3=registers.cr3), second)
+
+    _change_entry(model, _NONE, change)
+
+
+@violates(HARDWARE)
+def an_entry_leaves_cr3_alone(model: BrokenModel) -> None:
+    """Without a second dimension only the paging mode is the guest's."""
+
+    def change(right: Any, processor: Any, registers: Any, second: Any) -> None:
+        right(replace(registers, cr3=processor.registers.cr3), second)
+
+    _change_entry(model, _NONE, change)
+
+
+@violates(HARDWARE)
+def an_entry_takes_two_steps(model: BrokenModel) -> None:
+    """The paging mode is the guest's while CR3 still is the host's: PAE paging finds its PDPTEs there."""
+
+    def change(right: Any, processor: Any, registers: Any, second: Any) -> None:
+        if registers.mode is not Mode.PAE:
+            right(registers, second)
+            return
+        base = processor.registers.cr3 & ~0x1F
+        words = tuple(processor.memory.read(base + 8 * n) for n in range(4))
+        if any(word & 0x1E6 for word in words):
+            raise GeneralProtection("the host's tables are no PDPTEs")
+        right(registers, second, pdptes=words)
+
+    _change_entry(model, _NONE, change)
+
+
+@violates(HARDWARE)
+def npt_is_not_walked(model: BrokenModel) -> None:
+    """A guest-physical address is a host-physical one."""
+    _change_entry(model, NestedPaging, lambda right, processor, registers, second: right(registers, None))
+
+
+@violates(HARDWARE)
+def ept_is_not_walked(model: BrokenModel) -> None:
+    """A guest-physical address is a host-physical one."""
+    _change_entry(model, ExtendedPaging, lambda right, processor, registers, second: right(registers, None))
+
+
+@violates(HARDWARE)
+def ept_has_the_format_of_npt(model: BrokenModel) -> None:
+    """KVM writes the same sptes for Intel's processors as for AMD's."""
+    model.replace("machine.spte_masks", lambda kernel, parameters, maxphyaddr: paging_masks(maxphyaddr))
+
+
+@violates(HARDWARE)
+def ept_is_walked_from_the_wrong_level(model: BrokenModel) -> None:
+    """The EPTP names five levels for four, and four for five."""
+    other = EPTP_WALK_LENGTH_4 ^ EPTP_WALK_LENGTH_5
+    model.wrap("kvm.vmx.construct_eptp", lambda original: lambda vcpu: original(vcpu) ^ other)
+
+
+@violates(HARDWARE)
+def ept_violations_are_taken_for_misconfigurations(model: BrokenModel) -> None:
+    """No page is ever mapped for a guest over EPT."""
+    model.replace("kvm.vmx.ept_violation_error_code", lambda exit_qualification: 1 << 3)
 
 
 @violates(FEATURES)
@@ -219,4 +321,4 @@ def nested_paging_is_offered_on_any_host(model: BrokenModel) -> None:
 
         return wrong
 
-    model.wrap("kvm.nested.enter_nested_npt", change)
+    model.wrap("kvm.nested.enter_nested", change)

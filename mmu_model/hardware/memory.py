@@ -9,7 +9,8 @@ from mmu_model.hardware.frame_index import FrameIndex
 from mmu_model.hardware.types import PAGE_SHIFT, WORDS_PER_FRAME, Pfn
 
 _INITIAL_FRAMES = 16
-_LOW_HALF = 0xFFFF_FFFF
+_LOW = {size: (1 << 8 * size) - 1 for size in (1, 2, 4, 8)}
+"""By size in bytes, the bits of a word that so many bytes fill."""
 
 
 class PhysicalMemory:
@@ -42,7 +43,7 @@ class PhysicalMemory:
         self._view = memoryview(words.data)
 
     def read(self, address: int, size: int = 8) -> int:
-        """The `size` (4 or 8) bytes at the naturally aligned `address`.
+        """The `size` (1, 2, 4 or 8) bytes at the naturally aligned `address`.
 
         Raises
         ------
@@ -55,18 +56,18 @@ class PhysicalMemory:
             return self._view[base + (address >> 3 & 511)]
         self._check(address, size)
         word = self._view[(base or 0) + (address >> 3 & 511)]
-        return word if size == 8 else word >> (address & 4) * 8 & _LOW_HALF
+        return word >> (address & 8 - size) * 8 & _LOW[size]
 
     def write(self, address: int, value: int, size: int = 8) -> None:
-        """Store `value` in the `size` (4 or 8) bytes at `address`; errors as for :meth:`read`."""
+        """Store `value` in the `size` (1, 2, 4 or 8) bytes at `address`; errors as for :meth:`read`."""
         self._check(address, size)
         if value >> size * 8:
             raise ValueError(f"{value:#x} does not fit in {size} bytes")
         base = self._base.get(address >> PAGE_SHIFT) or self._add_frame(address >> PAGE_SHIFT)
         index = base + (address >> 3 & 511)
-        if size == 4:
-            shift = (address & 4) * 8
-            value = self._view[index] & ~(_LOW_HALF << shift) | value << shift
+        if size < 8:
+            shift = (address & 8 - size) * 8
+            value = self._view[index] & ~(_LOW[size] << shift) | value << shift
         self._view[index] = value
 
     def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
@@ -145,8 +146,8 @@ class PhysicalMemory:
         return base
 
     def _check(self, address: int, size: int) -> None:
-        if size not in (4, 8):
-            raise ValueError(f"an access of {size} bytes; 4 and 8 are possible")
+        if size not in _LOW:
+            raise ValueError(f"an access of {size} bytes; 1, 2, 4 and 8 are possible")
         if address & (size - 1):
             raise ValueError(f"{address:#x} is not a multiple of {size}")
         if address < 0 or address >> self.maxphyaddr:

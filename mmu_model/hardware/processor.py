@@ -7,6 +7,7 @@ from mmu_model.hardware import control
 from mmu_model.hardware.access import Kind, access
 from mmu_model.hardware.ept import EPTP_ROOT
 from mmu_model.hardware.faults import GeneralProtection
+from mmu_model.hardware.linear import Pdptes
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.mmu import HOST, Mmu
 from mmu_model.hardware.nested import NO_EP4TA, SecondDimension
@@ -104,26 +105,38 @@ class LogicalProcessor(Mmu):
 
     # Guests
 
-    def enter_guest(self, registers: Registers, second_dimension: SecondDimension, vpid: int = HOST) -> None:
-        """VMRUN or VM entry: from now on run with the guest's registers, over NPT or EPT.
+    def enter_guest(
+        self,
+        registers: Registers,
+        second_dimension: SecondDimension | None,
+        vpid: int = HOST,
+        pdptes: Pdptes | None = None,
+    ) -> None:
+        """VMRUN or VM entry: from now on run with the guest's registers, over NPT or EPT if any.
+
+        The paging mode and CR3 change together, before anything is translated.
 
         Parameters
         ----------
         registers, second_dimension :
-            Of the guest.
+            Of the guest. Without a second dimension its CR3 is a host-physical address, as in processors
+            that have none.
         vpid :
             Its VPID or ASID. Left out, there is none: entry and exit forget the translations of linear
             addresses of host and guests, and under NPT those of guest-physical addresses (SDM vol. 3,
             29.4.3.1; as VMRUN does with a TLB_CONTROL of 1).
+        pdptes :
+            The PDPTE registers for a guest with PAE paging under EPT, as VM entry takes them from the VMCS
+            (27.3.2.4). Left out, they are loaded from memory.
 
         Raises
         ------
         Fault
-            With PAE paging under EPT: the PDPTEs cannot be loaded. The processor then is as it was before.
+            With PAE paging: the PDPTEs cannot be loaded. The processor then is as it was before.
 
         """
         host_registers = self.registers
-        self._use(registers, second_dimension, vpid)
+        self._use(registers, second_dimension, vpid, pdptes)
         self._host_registers = host_registers
         self._forget_without_vpid()
 

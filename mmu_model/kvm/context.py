@@ -3,6 +3,7 @@
 from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.registers import CR0_PG
 from mmu_model.kvm.cpu_role import kvm_calc_cpu_role, shadow_root_role, tdp_root_role
+from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.types import PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu
 
@@ -16,6 +17,13 @@ def kvm_init_mmu(vcpu: KvmVcpu) -> None:
         _init_kvm_tdp_mmu(vcpu)
     else:
         _init_kvm_shadow_mmu(vcpu)
+
+
+def kvm_mmu_after_set_cpuid(vcpu: KvmVcpu) -> None:
+    """The process chose the processor's features: no page that was made for others may be found again."""
+    for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
+        mmu.root_role = PageRole.of(invalid=int(vcpu.kvm.kernel.unused_role_is_invalid))
+    kvm_init_mmu(vcpu)
 
 
 def _init_kvm_tdp_mmu(vcpu: KvmVcpu) -> None:
@@ -39,7 +47,12 @@ def _init_kvm_shadow_mmu(vcpu: KvmVcpu) -> None:
 
 
 def tdp_level(vcpu: KvmVcpu) -> int:
-    """Levels of nested paging (kvm_mmu_get_tdp_level): 5 only where 4 do not reach the guest's memory."""
+    """Levels of nested paging (kvm_mmu_get_tdp_level): 5 only where 4 do not reach the guest's memory.
+
+    With NPT there is no choice: they are those of the host's own paging (svm.c: get_npt_level).
+    """
+    if vcpu.kvm.parameters.tdp_root_level:
+        return vcpu.kvm.parameters.tdp_root_level
     most = vcpu.kvm.parameters.max_tdp_level
     if most == PT64_ROOT_5LEVEL and vcpu.registers.maxphyaddr <= 48:
         return PT64_ROOT_4LEVEL

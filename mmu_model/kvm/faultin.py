@@ -33,7 +33,7 @@ def faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Steps[RetPf]
         return _handle_noslot_fault(vcpu, fault, access)
     if slot.flags & KVM_MEMSLOT_INVALID:
         return RetPf.RETRY
-    mapping = vcpu.kvm.process.mapping(slot.hva(fault.gfn))
+    mapping = vcpu.kvm.process.fault_in(slot.hva(fault.gfn), write=fault.write)
     if mapping is None:
         raise LookupError(f"the process has nothing mapped for gfn {fault.gfn:#x}: KVM_RUN returns EFAULT")
     writable = mapping.writable and not slot.flags & KVM_MEM_READONLY

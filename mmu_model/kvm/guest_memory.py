@@ -52,11 +52,11 @@ class GuestMemory:
             There is no memory.
 
         """
-        return self._kvm.host.memory.read(self._existing(gpa), size)
+        return self._kvm.host.memory.read(self._existing(gpa, write=False), size)
 
     def write(self, gpa: int, value: int, size: int = 8) -> None:
         """Store 4 or 8 aligned bytes at `gpa`; errors as for :meth:`read`."""
-        self._kvm.host.memory.write(self._existing(gpa), value, size)
+        self._kvm.host.memory.write(self._existing(gpa, write=True), value, size)
         if self._logs_dirty:
             mark_page_dirty(self._memslots.find(gpa >> PAGE_SHIFT), Gfn(gpa >> PAGE_SHIFT))
 
@@ -72,14 +72,19 @@ class GuestMemory:
         slot = self._memslots.find(gfn)
         if slot is None or slot.flags & KVM_MEM_READONLY:
             return False
-        mapping = self._kvm.process.mapping(slot.hva(gfn))
+        mapping = self._kvm.process.fault_in(slot.hva(gfn), write=True)
         return mapping is not None and mapping.writable
 
-    def _existing(self, gpa: int) -> Hpa:
-        hpa = self.hpa(gpa)
-        if hpa is None:
-            raise LookupError(f"there is no memory at guest-physical {gpa:#x}")
-        return hpa
+    def _existing(self, gpa: int, *, write: bool) -> Hpa:
+        slot = self._memslots.find(gpa >> PAGE_SHIFT)
+        if slot is not None and not slot.flags & KVM_MEMSLOT_INVALID:
+            hva, process = slot.hva(gpa >> PAGE_SHIFT), self._kvm.process
+            hpa = process.frame_address(hva)
+            if hpa is None and process.fault_in(hva, write=write) is not None:
+                hpa = process.hpa(hva)
+            if hpa is not None:
+                return Hpa(hpa | gpa & 0xFFF)
+        raise LookupError(f"there is no memory at guest-physical {gpa:#x}")
 
 
 def mark_page_dirty(slot: KvmMemorySlot | None, gfn: Gfn) -> None:

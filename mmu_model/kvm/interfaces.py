@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
@@ -55,6 +57,15 @@ class ShadowMmu(Protocol):
     def kvm_zap_obsolete_pages(self, kvm: Kvm) -> Steps[None]:
         """Zap the pages of generations that are over."""
 
+    def kvm_mmu_slot_remove_write_access(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Write-protect a slot so that its writes are logged."""
+
+    def kvm_mmu_write_protect_gfns(self, kvm: Kvm, slot: KvmMemorySlot, gfns: list[Gfn]) -> None:
+        """Write-protect frames so that their next writes are logged."""
+
+    def kvm_rmap_zap_collapsible_sptes(self, kvm: Kvm, slot: KvmMemorySlot) -> None:
+        """Drop what could be large pages."""
+
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
 
@@ -85,3 +96,17 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_page_fault(self, vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         """A guest under nested paging faulted."""
+
+    def kvm_tdp_mmu_wrprot_slot(self, kvm: Kvm, slot: KvmMemorySlot, min_level: int = 1) -> Steps[bool]:
+        """Write-protect a slot so that its writes are logged; whether there was anything to protect."""
+
+    def kvm_tdp_mmu_clear_dirty_pt_masked(
+        self, kvm: Kvm, slot: KvmMemorySlot, gfns: Collection[Gfn], *, wrprot: bool
+    ) -> Steps[None]:
+        """See that the next writes to frames are logged."""
+
+    def kvm_tdp_mmu_try_split_huge_pages(self, kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+        """Split the large pages of a slot, whose writes will be logged by small ones."""
+
+    def kvm_tdp_mmu_zap_collapsible_sptes(self, kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+        """Drop tables in whose place there could be large pages."""

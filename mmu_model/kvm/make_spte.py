@@ -11,7 +11,6 @@ from mmu_model.kvm.spte import (
     SPTE_MMU_PRESENT_MASK,
     SPTE_TDP_AD_DISABLED,
     is_last_spte,
-    is_shadow_present_pte,
     is_writable_pte,
 )
 from mmu_model.kvm.types import PG_LEVEL_4K
@@ -50,7 +49,7 @@ def make_spte(
 
     """
     level, masks = sp.role.level, kvm.masks
-    spte = SPTE_MMU_PRESENT_MASK | masks.present | pfn << PAGE_SHIFT
+    spte = SPTE_MMU_PRESENT_MASK | masks.present | masks.memtype | pfn << PAGE_SHIFT
     accessed, dirty = masks.accessed, masks.dirty
     if sp.role.ad_disabled:
         spte |= SPTE_TDP_AD_DISABLED
@@ -71,8 +70,8 @@ def make_spte(
 
     wrprot = False
     if access & ACC_WRITE_MASK:
-        already = is_shadow_present_pte(old_spte) and is_last_spte(old_spte, level)
-        already = already and is_writable_pte(old_spte)
+        # Whether the old one is present at all, KVM does not ask: one of MMIO passes for writable.
+        already = is_last_spte(old_spte, level) and is_writable_pte(old_spte)
         wrprot = not already and not kvm.shadow.mmu_try_to_unsync_pages(
             kvm, slot, gfn, can_unsync=can_unsync, prefetch=prefetch
         )

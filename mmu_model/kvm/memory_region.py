@@ -1,6 +1,9 @@
 """KVM_SET_USER_MEMORY_REGION: the process says which guest frames its memory backs (kvm_main.c)."""
 
+from typing import Final
+
 from mmu_model.hardware.types import PAGE_SHIFT, PAGE_SIZE, Gfn
+from mmu_model.kvm.dirty_log import kvm_mmu_slot_apply_flags
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import (
     KVM_MEM_LOG_DIRTY_PAGES,
@@ -10,10 +13,14 @@ from mmu_model.kvm.memslot import (
     KvmMemorySlot,
     KvmMemslots,
 )
+from mmu_model.kvm.spte import MMIO_SPTE_GEN_MASK
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import KVM_ADDRESS_SPACE_NUM, Kvm
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
+
+KVM_MEMSLOT_PAGES_TO_MMU_PAGES_RATIO: Final = 50
+KVM_MIN_ALLOC_MMU_PAGES: Final = 64
 
 
 def add_memory_region(
@@ -37,9 +44,44 @@ def add_memory_region(
     return slot
 
 
+def move_memory_region(kvm: Kvm, slot: KvmMemorySlot, gpa: int) -> KvmMemorySlot:
+    """The slot, with its memory, at another address of the guest; everything is zapped meanwhile.
+
+    Raises
+    ------
+    KvmError
+        It would overlap another, is unaligned or wraps around; the VM is as it was.
+
+    """
+    slots = kvm.memslots[slot.as_id]
+    _check(slots, slot.id, gpa, slot.npages << PAGE_SHIFT, slot.userspace_addr, slot.flags, old=slot)
+    moved = KvmMemorySlot(
+        slot.id, Gfn(gpa >> PAGE_SHIFT), slot.npages, slot.userspace_addr, slot.flags, slot.as_id
+    )
+    if slot.dirty_bitmap is not None:
+        moved.dirty_bitmap = {Gfn(gfn - slot.base_gfn + moved.base_gfn) for gfn in slot.dirty_bitmap}
+    finish(replace_slot(kvm, slot, moved))
+    return moved
+
+
+def set_memory_region_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> None:
+    """Switch dirty logging of a slot on or off.
+
+    Raises
+    ------
+    KvmError
+        A slot cannot become read-only, nor cease to be; other flags do not exist.
+
+    """
+    if (flags ^ slot.flags) & ~KVM_MEM_LOG_DIRTY_PAGES:
+        raise KvmError(f"memory slot {slot.id}: of its flags only dirty logging can be changed")
+    if flags != slot.flags:
+        finish(change_slot_flags(kvm, slot, flags))
+
+
 def delete_memory_region(kvm: Kvm, slot: KvmMemorySlot) -> None:
     """The guest loses a slot's memory."""
-    finish(delete_slot(kvm, slot))
+    finish(replace_slot(kvm, slot, None))
 
 
 def create_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
@@ -47,10 +89,11 @@ def create_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
     yield from kvm.slots_lock.wait()
     with kvm.slots_lock:
         yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], None, slot)
+        _set_n_max_mmu_pages(kvm)
 
 
-def delete_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
-    """There is no memory any more; faults may go on meanwhile.
+def replace_slot(kvm: Kvm, slot: KvmMemorySlot, moved: KvmMemorySlot | None) -> Steps[None]:
+    """There is no memory any more, or it is elsewhere; faults may go on meanwhile.
 
     While its sptes go, the slot is there but invalid: faults on it are tried again until it is gone.
     """
@@ -60,23 +103,57 @@ def delete_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
         slot.flags |= KVM_MEMSLOT_INVALID
         yield from kvm_swap_active_memslots(kvm, slots, slot, slot)
         yield from kvm_mmu_zap_all_fast(kvm)
-        yield from kvm_swap_active_memslots(kvm, slots, slot, None)
+        yield from kvm_swap_active_memslots(kvm, slots, slot, moved)
+        _set_n_max_mmu_pages(kvm)
+
+
+def change_slot_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> Steps[None]:
+    """Nothing is zapped; what the flags mean for sptes follows once they are in effect."""
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        slot.flags = flags
+        slot.dirty_bitmap = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
+        yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], slot, slot)
+        yield from kvm_mmu_slot_apply_flags(kvm, slot)
 
 
 def kvm_swap_active_memslots(
     kvm: Kvm, slots: KvmMemslots, old: KvmMemorySlot | None, new: KvmMemorySlot | None
 ) -> Steps[None]:
-    """The changed set of slots takes effect: its generation tells that caches of the old one are out of date.
+    """The changed set of slots takes effect.
 
-    Until nobody looks at the old set any more, the generation is the old one with a bit that says so; only
-    then it is a new one. Thus what was seen in the old set is never kept under the new generation.
+    Until everybody who may still work with the old set has finished, the generation has a flag that makes
+    whatever is remembered meanwhile good for nothing: what was seen in the old set is never kept under the
+    new generation.
     """
     kvm.slots_lock.assert_held()
-    generation = slots.generation
     slots.replace(old, new)
-    slots.generation = generation | KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
+    slots.generation |= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
     yield from kvm.srcu.synchronize()
-    slots.generation = generation + KVM_ADDRESS_SPACE_NUM
+    finish_memslots_update(kvm, slots)
+
+
+def finish_memslots_update(kvm: Kvm, slots: KvmMemslots) -> None:
+    """Nobody works with the old set any more (`synchronize_srcu` has returned): the next generation begins.
+
+    Each address space has generations of its own, for all are counted in steps of their number.
+    """
+    generation = (slots.generation & ~KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) + KVM_ADDRESS_SPACE_NUM
+    kvm_mmu_invalidate_mmio_sptes(kvm, generation)
+    slots.generation = generation
+
+
+def kvm_mmu_invalidate_mmio_sptes(kvm: Kvm, generation: int) -> None:
+    """MMIO sptes keep only some bits of a generation: when those begin again at 0, all pages go (mmu.c)."""
+    if not generation & MMIO_SPTE_GEN_MASK & ~(KVM_ADDRESS_SPACE_NUM - 1):
+        finish(kvm_mmu_zap_all_fast(kvm))
+
+
+def _set_n_max_mmu_pages(kvm: Kvm) -> None:
+    """A page for each 50 of memory, all address spaces taken together (x86.c:
+    kvm_arch_commit_memory_region)."""
+    pages = sum(slot.npages for slots in kvm.memslots for slot in slots)
+    kvm.n_max_mmu_pages = max(pages // KVM_MEMSLOT_PAGES_TO_MMU_PAGES_RATIO, KVM_MIN_ALLOC_MMU_PAGES)
 
 
 def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:
@@ -85,7 +162,15 @@ def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:
     return kvm.memslots[as_id]
 
 
-def _check(slots: KvmMemslots, slot_id: int, gpa: int, size: int, userspace_addr: int, flags: int) -> None:
+def _check(
+    slots: KvmMemslots,
+    slot_id: int,
+    gpa: int,
+    size: int,
+    userspace_addr: int,
+    flags: int,
+    old: KvmMemorySlot | None = None,
+) -> None:
     where = f"memory slot {slot_id} at {gpa:#x}"
     if size <= 0:
         raise KvmError(f"{where} is empty: its size is {size}")
@@ -96,8 +181,8 @@ def _check(slots: KvmMemslots, slot_id: int, gpa: int, size: int, userspace_addr
         raise KvmError(f"{where} wraps around the end of the address space")
     if flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY):
         raise KvmError(f"{where}: its flags {flags:#x} do not exist")
-    if slots.by_id(slot_id):
+    if old is None and slots.by_id(slot_id):
         raise KvmError(f"{where}: there is a slot of that number")
-    for other in slots:
+    for other in (other for other in slots if other is not old):
         if other.base_gfn < gpa + size >> PAGE_SHIFT and gpa >> PAGE_SHIFT < other.end_gfn:
             raise KvmError(f"{where} overlaps slot {other.id} at {other.base_gfn << PAGE_SHIFT:#x}")

@@ -50,7 +50,7 @@ class KvmMemorySlot:
         self.gfn_write_track: dict[Gfn, int] = {}
         self.dirty_bitmap: set[Gfn] | None = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
         for level in range(PG_LEVEL_2M, KVM_MAX_HUGEPAGE_LEVEL + 1):
-            self._exclude_ragged_ends(level)
+            self.exclude_ragged_ends(level)
 
     @property
     def end_gfn(self) -> int:
@@ -61,7 +61,7 @@ class KvmMemorySlot:
         """Where the process has the frame (kvm_host.h: __gfn_to_hva_memslot)."""
         return Hva(self.userspace_addr + (gfn - self.base_gfn << PAGE_SHIFT))
 
-    def _exclude_ragged_ends(self, level: int) -> None:
+    def exclude_ragged_ends(self, level: int) -> None:
         """x86.c: kvm_alloc_memslot_metadata: no large page that the slot holds only a part of, and none at
         all where guest and process are out of step."""
         size = pages_per_hpage(level)

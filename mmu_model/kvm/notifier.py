@@ -2,7 +2,7 @@
 
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.task import Steps
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import Kvm
 
@@ -55,3 +55,18 @@ def gfn_range(slot: KvmMemorySlot, start: Hva, end: Hva) -> tuple[Gfn, Gfn] | No
         return None
     offset = slot.base_gfn - (slot.userspace_addr >> PAGE_SHIFT)
     return Gfn((first >> PAGE_SHIFT) + offset), Gfn((behind >> PAGE_SHIFT) + offset)
+
+
+class KvmMmuNotifier:
+    """What a VM registers with the process that has its memory: :class:`~mmu_model.kvm.process.MmuNotifier`."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self._kvm = kvm
+
+    def invalidate_range_start(self, start: Hva, end: Hva) -> None:
+        """Nobody comes in between."""
+        finish(invalidate_range_start(self._kvm, start, end))
+
+    def invalidate_range_end(self, start: Hva, end: Hva) -> None:
+        """Nobody comes in between."""
+        finish(invalidate_range_end(self._kvm, start, end))

@@ -133,8 +133,8 @@ def _entries(kvm: Kvm, sp: KvmMmuPage) -> tuple[Entry, ...]:
     used = np.flatnonzero(words != np.uint64(kvm.kernel.shadow_nonpresent_value)).tolist()
     shadowed = sp.shadowed_translation
     return tuple(
-        Entry(index, Word(int(words[index])), None if shadowed is None else Word(shadowed[index]))
-        for index in used
+        Entry(index, Word(word), Word(shadowed[index]) if shadowed and is_shadow_present_pte(word) else None)
+        for index, word in ((index, int(words[index])) for index in used)
     )
 
 
@@ -195,9 +195,11 @@ def _vcpu(kvm: Kvm, vcpu: KvmVcpu) -> Vcpu:
 
 
 def _mmu(kvm: Kvm, mmu: KvmMmu) -> MmuContext:
-    pages = [root_to_sp(kvm.host, hpa) if hpa else None for hpa in _pae_roots(kvm, mmu)]
+    root = _root(kvm, mmu, mmu.root)
+    in_use = _pae_roots(kvm, mmu) if root.kind in ("pae", "special") else []
+    pages = [root_to_sp(kvm.host, hpa) if hpa else None for hpa in in_use]
     return MmuContext(
-        root=_root(kvm, mmu, mmu.root),
+        root=root,
         root_role=RoleWord(int(mmu.root_role)),
         cpu_role=Word(mmu.cpu_role.as_u64),
         pae_root=tuple(None if sp is None else PageId(sp.address) for sp in pages),

@@ -52,7 +52,7 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
     old = vcpu.registers
     change, pdptes = mov_cr3(old, value), vcpu.pdptes
     load_registers(vcpu, change.registers)
-    if vcpu.pdptes != pdptes:
+    if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes != pdptes:
         finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
     vcpu.mmu.guest_pgd = change.registers.cr3
     vcpu.mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
@@ -131,7 +131,9 @@ def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
 
 
 def _load_pdptrs(vcpu: KvmVcpu, registers: Registers) -> Pdptes | None:
-    if registers.mode is not Mode.PAE or vcpu.kvm.parameters.tdp_enabled:
+    """None where the processor has no PDPTE registers for the guest: with NPT it reads memory each time."""
+    parameters = vcpu.kvm.parameters
+    if registers.mode is not Mode.PAE or (parameters.tdp_enabled and not parameters.ept_enabled):
         return None
     try:
         return load_pdptes(GuestMemory(vcpu.kvm, vcpu.memslots), registers)

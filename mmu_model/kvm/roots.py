@@ -75,7 +75,7 @@ def _fast_pgd_switch(kvm: Kvm, mmu: KvmMmu, new_pgd: int, role: PageRole) -> boo
     if mmu.root.is_valid and root_to_sp(kvm.host, mmu.root.hpa) is None:
         finish(kvm_mmu_free_roots(kvm, mmu, [mmu.root]))
     roots = [mmu.root, *mmu.prev_roots]
-    usable = next((root for root in roots if _is_root_usable(kvm, root, new_pgd, role)), None)
+    usable = next((root for root in roots if is_root_usable(kvm, root, new_pgd, role)), None)
     if mmu.root.is_valid:
         _keep_current(kvm, mmu, roots, usable)
     elif usable:
@@ -92,7 +92,8 @@ def _keep_current(kvm: Kvm, mmu: KvmMmu, roots: list[RootInfo], usable: RootInfo
     mmu.prev_roots = [root for root in roots if root is not usable]
 
 
-def _is_root_usable(kvm: Kvm, root: RootInfo, pgd: int, role: PageRole) -> bool:
+def is_root_usable(kvm: Kvm, root: RootInfo, pgd: int, role: PageRole) -> bool:
+    """Whether a root that a vCPU has or remembers is one for these tables and this role."""
     sp = root_to_sp(kvm.host, root.hpa) if root.is_valid else None
     return sp is not None and sp.role == role and (bool(role.direct) or root.pgd == pgd)
 

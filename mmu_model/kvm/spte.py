@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
+from mmu_model.hardware.ept import EPT_EXECUTE, EPT_READ, EPT_WRITE
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.role import ACC_USER_MASK, ACC_WRITE_MASK
 from mmu_model.kvm.types import PG_LEVEL_4K
@@ -14,6 +15,15 @@ PT_ACCESSED_MASK: Final = 1 << 5
 PT_DIRTY_MASK: Final = 1 << 6
 PT_PAGE_SIZE_MASK: Final = 1 << 7
 PT64_NX_MASK: Final = 1 << 63
+
+VMX_EPT_RWX_MASK: Final = EPT_READ | EPT_WRITE | EPT_EXECUTE
+VMX_EPT_MISCONFIG_WX_VALUE: Final = EPT_WRITE | EPT_EXECUTE
+VMX_EPT_IPAT_BIT: Final = 1 << 6
+VMX_EPT_ACCESS_BIT: Final = 1 << 8
+VMX_EPT_DIRTY_BIT: Final = 1 << 9
+VMX_EPT_SUPPRESS_VE_BIT: Final = 1 << 63
+MTRR_TYPE_WRBACK: Final = 6
+VMX_EPT_MT_EPTE_SHIFT: Final = 3
 
 SPTE_MMU_PRESENT_MASK: Final = 1 << 11
 SPTE_BASE_ADDR_MASK: Final = (1 << 52) - (1 << PAGE_SHIFT)
@@ -49,6 +59,8 @@ class SpteMasks:
         The flags that the processor sets; 0 if KVM does without them.
     acc_track :
         What is taken from an spte so that the next access faults.
+    memtype :
+        The memory type of a leaf that maps ordinary memory; 0 where the host's MTRRs say it.
     host_writable, mmu_writable :
         Software bits: the host's mapping is writable; no shadowed guest table forbids writing.
     mmio_value, mmio_mask, mmio_access :
@@ -63,6 +75,7 @@ class SpteMasks:
     accessed: int
     dirty: int
     acc_track: int
+    memtype: int
     host_writable: int
     mmu_writable: int
     mmio_value: int
@@ -132,11 +145,45 @@ def paging_masks(maxphyaddr: int) -> SpteMasks:
         accessed=PT_ACCESSED_MASK,
         dirty=PT_DIRTY_MASK,
         acc_track=0,
+        memtype=0,
         host_writable=1 << 9,
         mmu_writable=1 << 10,
         mmio_value=mmio,
         mmio_mask=mmio,
         mmio_access=ACC_WRITE_MASK | ACC_USER_MASK,
+    )
+
+
+def ept_masks(*, has_ad_bits: bool, suppress_ve: bool) -> SpteMasks:
+    """EPT, on a processor that has pages which can be executed and not read (kvm_mmu_set_ept_masks).
+
+    R takes the place of the user bit. W and X without R is a misconfiguration, whatever the physical-address
+    width, so there always are MMIO sptes; they keep no access bits. The guest's memory is write-back, and its
+    PAT is ignored, as long as no device needs it otherwise (vmx.c: vmx_get_mt_mask).
+
+    Parameters
+    ----------
+    has_ad_bits :
+        Whether the processor has accessed and dirty flags for EPT, and KVM uses them (eptad=).
+    suppress_ve :
+        Whether present sptes have bit 63, and MMIO sptes must not.
+
+    """
+    suppress = VMX_EPT_SUPPRESS_VE_BIT if suppress_ve else 0
+    return SpteMasks(
+        present=suppress,
+        user=EPT_READ,
+        x=EPT_EXECUTE,
+        nx=0,
+        accessed=VMX_EPT_ACCESS_BIT if has_ad_bits else 0,
+        dirty=VMX_EPT_DIRTY_BIT if has_ad_bits else 0,
+        acc_track=VMX_EPT_RWX_MASK,
+        memtype=MTRR_TYPE_WRBACK << VMX_EPT_MT_EPTE_SHIFT | VMX_EPT_IPAT_BIT,
+        host_writable=1 << 57,
+        mmu_writable=1 << 58,
+        mmio_value=VMX_EPT_MISCONFIG_WX_VALUE,
+        mmio_mask=VMX_EPT_RWX_MASK | suppress,
+        mmio_access=0,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from mmu_model.kernels import Kernel
@@ -26,6 +27,14 @@ KVM_MMU_HASH_SHIFT: Final = 12
 _GOLDEN_RATIO_64: Final = 0x61C8864680B583EB
 
 
+class TdpFormat(Enum):
+    """The second dimension that the host's processor has: AMD's, or Intel's since or before Haswell."""
+
+    NPT = "npt"
+    EPT = "ept"
+    EPT_WITHOUT_AD = "ept-without-ad"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """How KVM's modules were loaded, and on what.
@@ -36,8 +45,13 @@ class Parameters:
         Whether nested paging is used (npt=, ept=).
     tdp_mmu_enabled :
         Whether the TDP MMU is used for it (tdp_mmu=); without nested paging it is not.
+    tdp_format :
+        What nested paging the processor has. EPT without accessed and dirty flags is also what KVM makes of
+        a newer one with eptad=0.
     max_tdp_level :
         Levels of nested paging that the host's processor walks: 4 or 5.
+    tdp_root_level :
+        How many of them KVM has to use; 0 if it may choose.
     nx_huge_pages :
         Whether large pages are never executable.
 
@@ -45,8 +59,15 @@ class Parameters:
 
     tdp_enabled: bool = True
     tdp_mmu_enabled: bool = True
+    tdp_format: TdpFormat = TdpFormat.NPT
     max_tdp_level: int = 4
+    tdp_root_level: int = 0
     nx_huge_pages: bool = False
+
+    @property
+    def ept_enabled(self) -> bool:
+        """Whether guests run over EPT."""
+        return self.tdp_enabled and self.tdp_format is not TdpFormat.NPT
 
 
 @dataclass(eq=False)
@@ -82,6 +103,8 @@ class Kvm:
         Roots of the TDP MMU, newest first, and how many pages besides them it uses.
     indirect_shadow_pages :
         How many pages shadow a guest's table.
+    manual_dirty_log_protect :
+        KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: getting the dirty log does not clear it.
     mmu_invalidate_seq, mmu_invalidate_in_progress :
         How many changes of the host's mappings were over, and how many are under way.
 
@@ -108,12 +131,13 @@ class Kvm:
     mmu_page_hash: dict[int, list[KvmMmuPage]] = field(default_factory=dict)
     mmu_valid_gen: int = 0
     n_used_mmu_pages: int = 0
-    n_max_mmu_pages: int = 1 << 20
+    n_max_mmu_pages: int = 0
     indirect_shadow_pages: int = 0
     tdp_mmu_roots: list[KvmMmuPage] = field(default_factory=list)
     tdp_mmu_pages: int = 0
     possible_nx_huge_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
     shadow_root_allocated: bool = False
+    manual_dirty_log_protect: bool = False
     mmu_invalidate_seq: int = 0
     mmu_invalidate_in_progress: int = 0
     stat: Counter[str] = field(default_factory=Counter)

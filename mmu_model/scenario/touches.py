@@ -35,7 +35,7 @@ def touches(
     ``faults`` says that the step's own access ends in an exception: its delivery reads gate, segment and,
     from user mode, the TSS, all in one page, and pushes onto the stack (SDM Vol. 3, 6.12.1 and 6.14.4).
     """
-    word = 8 if mode.long else 4
+    word = 8 if mode.long and not in_smm else 4
     code = Touch("fetch", SMM_CODE if in_smm else KERNEL_CODE, 1)
     user = op in USER_OPS
     found = [code, Touch("read", at, 24)]

@@ -37,7 +37,7 @@ def unaccount_shadowed(kvm: Kvm, sp: KvmMmuPage) -> None:
 
 
 def write_protect_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> bool:
-    """Take W from every spte that maps a frame, large ones too; whether TLBs must be flushed.
+    """Take W from every spte of either MMU that maps a frame, large ones too; whether TLBs must be flushed.
 
     mmu.c: kvm_mmu_slot_gfn_write_protect.
     """

@@ -11,6 +11,7 @@ from mmu_model.kvm.types import PG_LEVEL_2M, Sptep, gfn_round_for_level
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.shadow.nx import account_nx_huge_page
 from mmu_model.shadow.pages import kvm_mmu_get_child_sp, link_shadow_page
+from mmu_model.shadow.recycle import make_mmu_pages_available
 from mmu_model.shadow.set_spte import mmu_set_spte, pte_prefetch
 
 
@@ -28,6 +29,7 @@ def direct_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     if result is not RetPf.CONTINUE:
         return result
     with vcpu.kvm.mmu_lock.write:
+        make_mmu_pages_available(vcpu.kvm)
         if is_page_fault_stale(vcpu, fault):
             return RetPf.RETRY
         return direct_map(vcpu, fault)

@@ -3,7 +3,7 @@
 from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.faults import PageFault
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fault import PFERR_PRESENT_MASK, PFERR_RSVD_MASK, KvmPageFault, RetPf
 from mmu_model.kvm.faultin import is_page_fault_stale, kvm_faultin_pfn
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.guest_walk import GuestWalker, walk_addr
@@ -14,8 +14,10 @@ from mmu_model.kvm.role import ACC_EXEC_MASK, ACC_USER_MASK, ACC_WRITE_MASK
 from mmu_model.kvm.shadow_walk import for_each_shadow_entry
 from mmu_model.kvm.types import Sptep, gfn_round_for_level
 from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.shadow.invlpg import kvm_mmu_invalidate_addr
 from mmu_model.shadow.nx import account_nx_huge_page
 from mmu_model.shadow.pages import kvm_mmu_get_child_sp, link_shadow_page, validate_direct_spte
+from mmu_model.shadow.recycle import make_mmu_pages_available
 from mmu_model.shadow.set_spte import mmu_set_spte, pte_prefetch
 from mmu_model.shadow.sync import mmu_sync_children
 from mmu_model.shadow.track_write import shadow_page_table_clear_flood
@@ -27,7 +29,7 @@ def paging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     try:
         walker = walk_addr(memory, mmu.guest_paging, requested_access(fault), fault.addr)
     except PageFault as reflected:
-        vcpu.exception = reflected
+        _inject(vcpu, reflected)
         return RetPf.RETRY
     fault.gfn = walker.gfn
     fault.max_level = walker.level
@@ -40,9 +42,18 @@ def paging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         return result
     walker.pte_access = effective_access(vcpu, fault, walker.pte_access)
     with vcpu.kvm.mmu_lock.write:
+        make_mmu_pages_available(vcpu.kvm)
         if is_page_fault_stale(vcpu, fault):
             return RetPf.RETRY
         return fetch(vcpu, fault, walker)
+
+
+def _inject(vcpu: KvmVcpu, reflected: PageFault) -> None:
+    """The guest gets a fault; as on a processor, the translation that denied the access is forgotten
+    (x86.c: kvm_inject_emulated_page_fault)."""
+    vcpu.exception = reflected
+    if reflected.error_code & (PFERR_PRESENT_MASK | PFERR_RSVD_MASK) == PFERR_PRESENT_MASK:
+        kvm_mmu_invalidate_addr(vcpu, reflected.cr2, vcpu.mmu.root)
 
 
 def requested_access(fault: KvmPageFault) -> Access:

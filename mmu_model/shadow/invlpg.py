@@ -2,6 +2,7 @@
 
 from mmu_model.hardware.types import Hpa
 from mmu_model.kvm.mmio import vcpu_clear_mmio_info
+from mmu_model.kvm.mmu import RootInfo
 from mmu_model.kvm.page import KvmMmuPage, sptep_to_sp
 from mmu_model.kvm.shadow_walk import for_each_shadow_entry
 from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte
@@ -20,10 +21,15 @@ def kvm_mmu_invlpg(vcpu: KvmVcpu, address: int) -> None:
     if vcpu.mmu.sync_spte is None:
         return
     for root in (vcpu.mmu.root, *vcpu.mmu.prev_roots):
-        vcpu_clear_mmio_info(vcpu, address)
-        if root.is_valid:
-            with vcpu.kvm.mmu_lock.write:
-                _invalidate_addr(vcpu, address, root.hpa)
+        kvm_mmu_invalidate_addr(vcpu, address, root)
+
+
+def kvm_mmu_invalidate_addr(vcpu: KvmVcpu, address: int, root: RootInfo) -> None:
+    """Bring what translates the address below one root in step."""
+    vcpu_clear_mmio_info(vcpu, address)
+    if root.is_valid:
+        with vcpu.kvm.mmu_lock.write:
+            _invalidate_addr(vcpu, address, root.hpa)
 
 
 def _invalidate_addr(vcpu: KvmVcpu, address: int, root: Hpa) -> None:

@@ -17,6 +17,7 @@ from mmu_model.kvm.types import (
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.pages import kvm_mmu_get_shadow_page
+from mmu_model.shadow.recycle import make_mmu_pages_available
 from mmu_model.shadow.zap import InvalidList, kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
@@ -32,6 +33,7 @@ def mmu_alloc_direct_roots(vcpu: KvmVcpu) -> None:
     """Roots for guest-physical addresses: one at gfn 0, or under PAE paging four of 1 GiB each."""
     mmu = vcpu.mmu
     with vcpu.kvm.mmu_lock.write:
+        make_mmu_pages_available(vcpu.kvm)
         if mmu.root_role.level >= PT64_ROOT_4LEVEL:
             mmu.root.hpa = mmu_alloc_root(vcpu, Gfn(0), 0, mmu.root_role.level)
         else:
@@ -54,6 +56,7 @@ def mmu_alloc_shadow_roots(vcpu: KvmVcpu) -> None:
         return
     kvm.shadow_root_allocated = True
     with kvm.mmu_lock.write:
+        make_mmu_pages_available(kvm)
         if mmu.cpu_role.base.level >= PT64_ROOT_4LEVEL:
             mmu.root.hpa = mmu_alloc_root(vcpu, root_gfn, 0, mmu.root_role.level)
         else:

@@ -86,12 +86,13 @@ def from_json(text: str, where: str) -> Recording:
     return recording
 
 
-def write_recording(path: Path, recording: Recording) -> None:
+def write_recording(path: Path, recording: Recording, *, compress: bool = True) -> None:
     """Writes beside ``path``, then renames. The same recording gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
     try:
-        beside.write_bytes(gzip.compress(to_json(recording).encode(), mtime=0))
+        text = to_json(recording).encode()
+        beside.write_bytes(gzip.compress(text, mtime=0) if compress else text)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ class Snapshot:
     """One VM at one moment, on a kernel (``6.12``) and one of its MMUs.
 
     ``active_mmu_pages`` is in list order, newest first; ``memslot_generation`` has one value an address
-    space; ``empty_spte`` is what an unused entry holds.
+    space; ``empty_spte`` is what an unused entry holds (None: there is no page).
     """
 
     name: str
@@ -182,7 +182,7 @@ class Snapshot:
     indirect_shadow_pages: int
     tdp_mmu_pages: int
     shadow_root_allocated: bool
-    empty_spte: Word
+    empty_spte: Word | None
     memslots: tuple[Memslot, ...]
     vcpus: tuple[Vcpu, ...]
     active_mmu_pages: tuple[PageId, ...]

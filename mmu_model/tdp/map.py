@@ -71,6 +71,8 @@ def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
 
 def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
     """Link a new table, which maps what a large page there mapped so far; False if somebody was faster."""
+    if not (yield from _make_room(kvm, place)):
+        return False
     sp = new_child(kvm, place)
     sp.nx_huge_page_disallowed = fault.huge_page_disallowed
     is_split = is_shadow_present_pte(place.old_spte)
@@ -86,6 +88,27 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
         with kvm.tdp_mmu_pages_lock:
             if sp.nx_huge_page_disallowed:
                 kvm.possible_nx_huge_pages.setdefault(sp)
+    return True
+
+
+def _make_room(kvm: Kvm, place: TdpIter) -> Steps[bool]:
+    """Take a large page away that is not to be split (6.1); False if somebody was faster."""
+    if kvm.kernel.fault_splits_huge_page or not is_shadow_present_pte(place.old_spte):
+        return True
+    return (yield from tdp_mmu_zap_spte_atomic(kvm, place))
+
+
+def tdp_mmu_zap_spte_atomic(kvm: Kvm, place: TdpIter) -> Steps[bool]:
+    """Clear an spte, whatever it leads to; False if somebody was faster.
+
+    It is frozen until the TLBs are flushed, so that nobody makes another before.
+    """
+    if not (yield from tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte)):
+        return False
+    kvm.flush_remote_tlbs()
+    place.old_spte = kvm.kernel.shadow_nonpresent_value
+    yield "thaws an spte"
+    kvm.host.write(place.sptep, place.old_spte)
     return True
 
 

@@ -45,7 +45,7 @@ def test_four_bytes_leave_the_other_four_alone() -> None:
         (0x1002, 4, "multiple of 4"),
         (1 << 40, 8, r"not below 2\*\*40"),
         (-8, 8, "not below"),
-        (0x1000, 2, "2 bytes"),
+        (0x1000, 3, "3 bytes"),
     ],
 )
 def test_what_is_no_access(address: int, size: int, complaint: str) -> None:

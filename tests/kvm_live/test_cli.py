@@ -78,6 +78,11 @@ def nothing_is_left(world: Path) -> None:
         ),
         (
             f"{GOOD_FLAGS}; echo '@@NPT 0'; echo '@@TDP_MMU N'; echo @@READY; sleep 600",
+            "kernel 6.12.9-test was built without BTF (CONFIG_DEBUG_INFO_BTF)",
+        ),
+        (
+            f"{GOOD_FLAGS}; echo '@@NPT 0'; echo '@@TDP_MMU N'\n"
+            "echo '@@SYMBOL __start_BTF ffffffff81000000'; echo @@READY; sleep 600",
             "kernel 6.12.9-test has no symbol 'init_top_pgt' in /proc/kallsyms",
         ),
         (

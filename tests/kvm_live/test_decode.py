@@ -146,12 +146,13 @@ def test_a_shadow_page_is_decoded(world: World) -> None:
     world.put(0x50000 + 8 * 3, 0x208007)
     world.put(0x41000 + 8 * 4, 1 << 63)
 
-    found = world.decoder.decode(page, "active", 1 << 63)
+    found = world.decoder.decode(page, "active")
 
     assert (found.role.level, found.gfn, found.spt, found.unsync) == (1, 0x45, 0x41, True)
     assert found.parent_ptes == (SpteAt(parent, 9),)
     assert (found.unsync_child_bitmap, found.write_flooding_count) == ((5,), 2)
     assert [(e.index, e.raw, e.shadowed_translation) for e in found.entries] == [(3, 0x555E67, 0x208007)]
+    assert world.decoder.empty == {0, 1 << 63}, "both: no kernel has that"
     assert (found.mmu_valid_gen, found.tdp_mmu_scheduled_root_to_zap, found.ptep) == (0, None, None)
 
 
@@ -162,10 +163,10 @@ def test_a_tdp_page_shows_the_other_members_of_its_unions(world: World) -> None:
     )
     world.put(0x40000 + 8, 0x41827)
 
-    root = world.decoder.decode(parent, "roots", 0)
+    root = world.decoder.decode(parent, "roots")
     assert (root.tdp_mmu_root_count, root.root_count, root.parent_ptes, root.ptep) == (2, None, None, None)
     assert list(world.decoder.children(root)) == [0x41000]
-    assert world.decoder.decode(child, "table", 0).ptep == SpteAt(parent, 1)
+    assert world.decoder.decode(child, "table").ptep == SpteAt(parent, 1)
 
 
 def put_descriptor(world: World, at: int, more: int, entries: list[int]) -> None:

@@ -281,6 +281,16 @@ def test_what_was_seen_elsewhere_is_evidence(suite: pytest.Pytester) -> None:
     assert {"tier": "live", "kernel": "6.12", "where": "recordings/6.12.json"} in evidence
 
 
+def test_what_was_recorded_is_not_run_on_wrong_models(suite: pytest.Pytester) -> None:
+    edit(suite, "conftest.py", f'@violates("{HOLDS}")', f'@violates("{HOLDS}", "{TURNS}")')
+    edit(suite, "test_tower.py", f'"{TURNS}", refutes=True', f'"{TURNS}", tier="live"')
+    edit(suite, "test_tower.py", "assert not model.turns()", "open('runs', 'a').write('.')")
+    suite.runpytest_subprocess("--prove")
+    assert (suite.path / "runs").read_text() == "."
+    assert statement(suite, TURNS)["evidence"][0]["tier"] == "live"
+    assert statement(suite, TURNS)["status"] == "tested"
+
+
 def test_results_can_be_written_elsewhere(suite: pytest.Pytester, tmp_path: Path) -> None:
     suite.runpytest_subprocess(f"--spec-results={tmp_path}/shard.json").assert_outcomes(passed=4)
     assert (tmp_path / "shard.json").exists()

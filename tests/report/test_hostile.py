@@ -14,10 +14,10 @@ from mmuspec.merge import bare
 from mmuspec.report import build
 from mmuspec.report.html import page
 from mmuspec.report.markdown import summary
-from mmuspec.report.visible import visible
 from mmuspec.results import Evidence, Proof, Results, compose
 from mmuspec.spec import Curated, Spec, Verdict
 from mmuspec.text import fold
+from mmuspec.visible import visible
 from tests.report import scene
 from tests.report.tree import Element, read
 

@@ -12,7 +12,7 @@ from .descriptors import GDT, GDT_LIMIT, IDT, IDT_LIMIT, STAR, TSS, Entry
 from .errors import LiveError
 
 SOURCES = Path(__file__).parent / "guest"
-FILES = ("init.c", "vmm.c", "interpreter.S")
+FILES = ("init.c", "vm.c", "vmm.c", "interpreter.S")
 SYMBOLS = "vm_list init_top_pgt page_offset_base vmemmap_base __start_BTF __stop_BTF".split()
 PORTS = {"PORT_DONE": 0x10, "PORT_FAULT": 0x11, "PORT_HOST": 0x12}
 LAYOUT = """

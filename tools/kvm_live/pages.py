@@ -25,6 +25,7 @@ class PageDecoder:
 
     def __init__(self, memory: Memory, structures: Structures) -> None:
         self.memory, self.structures = memory, structures
+        self.empty: set[int] = set()  # what unused entries were seen to hold
 
     def at(self, name: str) -> int:
         """Offset of a member of struct kvm_mmu_page."""
@@ -53,8 +54,8 @@ class PageDecoder:
             yield from self.memory.words(desc + at.at("pte_list_desc", "sptes"), count)
             desc = self.memory.u64(desc + at.at("pte_list_desc", "more"))
 
-    def decode(self, page: PageId, listed: str, empty: int) -> ShadowPage:
-        """The page at the kernel-virtual address ``page``; ``empty`` is what unused entries hold."""
+    def decode(self, page: PageId, listed: str) -> ShadowPage:
+        """The page at the kernel-virtual address ``page``."""
         raw = self.memory.read(page, self.structures.size["kvm_mmu_page"])
 
         def get(name: str, form: str) -> int:
@@ -86,11 +87,12 @@ class PageDecoder:
             parent_ptes=None if tdp else tuple(self.place(entry) for entry in self.pte_list(parents)),
             ptep=self.place(parents) if tdp and parents else None,
             write_flooding_count=get("write_flooding_count", "I"),
-            entries=self._entries(spt, translation, empty),
+            entries=self._entries(spt, translation),
         )
 
-    def _entries(self, spt: int, translation: int, empty: int) -> tuple[Entry, ...]:
+    def _entries(self, spt: int, translation: int) -> tuple[Entry, ...]:
         words = self.memory.words(spt, ENTRIES)
+        self.empty.update({*words} & {*EMPTY_WORDS})
         shadowed = self.memory.words(translation, ENTRIES) if translation else None
         return tuple(
             Entry(
@@ -99,7 +101,7 @@ class PageDecoder:
                 Word(shadowed[index]) if shadowed and word & MMU_PRESENT else None,
             )
             for index, word in enumerate(words)
-            if word not in (empty, *EMPTY_WORDS)
+            if word not in EMPTY_WORDS
         )
 
     def children(self, page: ShadowPage) -> Iterator[int]:

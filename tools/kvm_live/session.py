@@ -90,6 +90,11 @@ class Session:
             )
 
     def _decoder(self) -> VmDecoder:
+        if "__start_BTF" not in self.symbols:
+            raise LiveError(
+                f"kernel {self.kernel.release} was built without BTF (CONFIG_DEBUG_INFO_BTF), which tells where "
+                "the members of its structures are; record on one that was built with it"
+            )
         try:
             memory = Memory(self.machine.memory, self.symbols, five_level=self.five_level)
             start = self.symbols["__start_BTF"]

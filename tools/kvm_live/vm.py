@@ -26,12 +26,11 @@ from mmu_model.snapshot.role import RoleWord
 from mmu_model.snapshot.spte import FRAME
 
 from .memory import Memory
-from .pages import PageDecoder
+from .pages import CorruptError, PageDecoder
 from .slots import SlotDecoder
 from .structures import Structures
 
 INVALID_PAGE = (1 << 64) - 1
-EMPTY_SPTE = {"6.1": 0, "6.12": 1 << 63}  # SHADOW_NONPRESENT_VALUE
 XA_NODE_SLOTS = 64
 
 
@@ -55,7 +54,6 @@ class VmDecoder:
     ) -> None:
         self.memory, self.structures, self.vm_list = memory, structures, vm_list
         self.kernel, self.mmu = kernel, mmu
-        self.empty = EMPTY_SPTE[kernel]
         self.decoder = PageDecoder(memory, structures)
 
     def kvm(self) -> int:
@@ -67,6 +65,7 @@ class VmDecoder:
         """The VM as it is now; ids and frames are the host's."""
         kvm = self.kvm()
         pages: dict[PageId, ShadowPage] = {}
+        self.decoder.empty.clear()
         active = self._listed(kvm, "active_mmu_pages")
         roots = self._listed(kvm, "tdp_mmu_roots")
         for page in active:
@@ -87,7 +86,7 @@ class VmDecoder:
             indirect_shadow_pages=self._number(kvm, "indirect_shadow_pages", 4),
             tdp_mmu_pages=self._tdp_pages(kvm),
             shadow_root_allocated=bool(self._number(kvm, "shadow_root_allocated", 1)),
-            empty_spte=Word(self.empty),
+            empty_spte=self._empty_spte(),
             memslots=memslots,
             vcpus=vcpus,
             active_mmu_pages=active,
@@ -128,6 +127,12 @@ class VmDecoder:
             return len(self._listed(kvm, "tdp_mmu_pages"))
         return self._number(kvm, "tdp_mmu_pages", 8)
 
+    def _empty_spte(self) -> Word | None:
+        """What unused entries hold, the same in all pages."""
+        if len(self.decoder.empty) > 1:
+            raise CorruptError(f"unused entries hold {sorted(map(hex, self.decoder.empty))}")
+        return next(map(Word, self.decoder.empty), None)
+
     def _add(self, pages: dict[PageId, ShadowPage], start: PageId, listed: str) -> None:
         """Decodes a page; below a TDP page all its children too, which are on no list in 6.12."""
         todo = [(start, listed)]
@@ -135,7 +140,7 @@ class VmDecoder:
             page, how = todo.pop()
             if page in pages:
                 continue
-            pages[page] = self.decoder.decode(page, how, self.empty)
+            pages[page] = self.decoder.decode(page, how)
             if pages[page].tdp_mmu_page:
                 children = self.decoder.children(pages[page])
                 todo += [(self.decoder.page_of(child), "table") for child in children]

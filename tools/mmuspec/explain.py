@@ -11,10 +11,10 @@ from mmuspec.report import Report, build
 from mmuspec.report.build import Former
 from mmuspec.report.dossier import Dossier
 from mmuspec.report.marks import MARKS
-from mmuspec.report.visible import visible
 from mmuspec.results import Results
 from mmuspec.similarity import nearest
 from mmuspec.spec import Spec
+from mmuspec.visible import visible
 
 WIDTH = 80
 INDENT = "  "

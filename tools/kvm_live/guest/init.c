@@ -3,7 +3,9 @@
  * every program in /programs. Talks to the world through /dev/ttyS1, line by line.
  */
 #include "guest.h"
+#include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,19 @@
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
+
+void fail(const char *format, ...)
+{
+	va_list args;
+
+	printf("@@FAIL ");
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	printf("%s%s\n", errno ? ": " : "", errno ? strerror(errno) : "");
+	fflush(stdout);
+	_exit(1);
+}
 
 void write_file(const char *path, const char *text)
 {

@@ -18,8 +18,8 @@ from mmuspec.errors import Problem
 from mmuspec.extract import extract
 from mmuspec.fetch.content import document_bytes
 from mmuspec.reading import read_revision
-from mmuspec.report.visible import visible
 from mmuspec.spec import Spec
+from mmuspec.visible import visible
 
 SCHEMA = 1
 

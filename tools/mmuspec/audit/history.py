@@ -16,7 +16,6 @@ from mmuspec.review.names import ROLE
 LIMIT = 16 << 20
 CODE = ("arch/x86/kvm", "arch/x86/include/asm/kvm_host.h")
 BLAMED = re.compile(r"^([0-9a-f]{40}) \d+ \d+", re.MULTILINE)
-DATED = re.compile(r"^committer-time (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,10 @@ def ages(tree: Path, old: str, new: str, document: Document, members: Members) -
 
 
 def _last_change(tree: Path, rev: str, path: str, first: int, last: int) -> str:
-    """The newest commit that any of these lines comes from."""
+    """The newest of the commits that these lines come from: none of the others has it among its ancestors."""
     said = _git(tree, "blame", "--porcelain", "-L", f"{first},{last}", rev, "--", path)
-    commits: list[str] = list(dict.fromkeys(BLAMED.findall(said)))
-    order = dict(zip(commits, map(int, DATED.findall(said)), strict=False))
-    return max(commits, key=lambda commit: order.get(commit, 0))
+    commits = set(BLAMED.findall(said))
+    return _git(tree, "rev-list", "--topo-order", "--max-count=1", *sorted(commits)).strip()
 
 
 def _changes(tree: Path, old: str, new: str, since: str, name: str) -> Iterator[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from mmuspec.report.visible import visible
 from mmuspec.slugs import unique
+from mmuspec.visible import visible
 
 BLANK = re.compile(r"\s+")
 

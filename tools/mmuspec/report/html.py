@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from mmuspec.report.build import Report
 from mmuspec.report.marks import MARKS
-from mmuspec.report.visible import visible
 from mmuspec.status import Status
+from mmuspec.visible import visible
 
 TEMPLATES = files("mmuspec.report") / "templates"
 

@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmuspec.report.build import Report
 from mmuspec.report.marks import MARKS
-from mmuspec.report.visible import visible
 from mmuspec.status import Status
 from mmuspec.text import fold
+from mmuspec.visible import visible
 
 # What Markdown, in GitHub's dialect too, gives a meaning anywhere in a line.
 SPECIAL = re.compile(r"[\\`*_{}\[\]()<>#+!|~$:&-]")

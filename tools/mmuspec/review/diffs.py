@@ -20,8 +20,9 @@ from mmuspec.review.message import Line
 
 HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 BINARY = re.compile(r"(?:Binary files .* differ|GIT binary patch)$")
-NO_NEWLINE = "\\"
 MARKS = "+- "
+MARKED = (*MARKS, "\\")
+CONTEXT = 3
 
 
 class Kind(StrEnum):
@@ -120,31 +121,48 @@ def _has_hunk(rows: Sequence[_Row]) -> bool:
 
 
 def _hunk(body: Sequence[Line], place: int) -> tuple[list[_Row], int, str]:
+    """The lines of a hunk. Read as it stands; if its counts do not add up, as something flattened.
+
+    A context line that is a bullet looks like a removed line once its white space is lost. Before the first
+    change and behind the last stand `CONTEXT` lines of context, as diffs are made; fewer at the end of a file.
+    """
+    plain = _counted(body, place, None)
+    if plain[2]:
+        for trail in range(CONTEXT, -1, -1):
+            rows, end, complaint = _counted(body, place, trail)
+            if not complaint and any(row.text.startswith(("+", "-")) for row in rows):
+                return rows, end, ""
+    return plain
+
+
+def _counted(body: Sequence[Line], place: int, trail: int | None) -> tuple[list[_Row], int, str]:
+    """The lines that the head of a hunk counts; `trail` is how many of context end one that was flattened."""
     head = HUNK.match(body[place].text)
     assert head is not None
     old, new = (1 if count is None else int(count) for count in (head[2], head[4]))
     start = body[place]
     rows = [_Row(start.text, start)]
-    place += 1
-    while (old or new) and place < len(body):
-        line = body[place]
-        mark = line.text[:1] if line.text[:1] and line.text[:1] in MARKS else " "
-        if line.text.startswith(NO_NEWLINE):
-            mark = NO_NEWLINE
-        text = line.text if line.text.startswith((*MARKS, NO_NEWLINE)) else f" {line.text}"
-        old -= mark in "- "
-        new -= mark in "+ "
+    for line in body[place + 1 :]:
+        if not (old or new):
+            break
+        is_context = trail is not None and (len(rows) <= CONTEXT < int(head[1]) or old == new <= trail)
+        text = line.text if line.text.startswith(MARKED) and not is_context else f" {line.text}"
+        old -= text[0] in "- "
+        new -= text[0] in "+ "
         if old < 0 or new < 0:
             return (
                 rows,
-                place,
-                f"the hunk has more lines than line {start.number} says; is it cut or wrapped?",
+                place + len(rows),
+                f"the hunk has more lines than line {start.number} says; is it wrapped?",
             )
         rows.append(_Row(text, line))
-        place += 1
     if old or new:
-        return rows, place, f"the hunk of line {start.number} ends early ({old or new} lines short)"
-    return rows, place, ""
+        return (
+            rows,
+            place + len(rows),
+            f"the hunk of line {start.number} ends early ({max(old, new)} lines short)",
+        )
+    return rows, place + len(rows), ""
 
 
 def _parsed(rows: Sequence[_Row], line: int, complaint: str) -> FileDiff:

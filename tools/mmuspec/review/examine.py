@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from mmuspec import rst
 from mmuspec.document import Document, Item, Statement
-from mmuspec.drift import Drift, between
+from mmuspec.drift import Changed, Drift, between
 from mmuspec.extract import extract
 from mmuspec.fetch.places import DOCUMENT_PATHS
 from mmuspec.review.checks import CONTEXT, NEW_TEXT, Check, Scene
@@ -20,7 +20,7 @@ from mmuspec.review.names import Names
 from mmuspec.review.patching import Patched, apply
 from mmuspec.review.series import Patch
 from mmuspec.review.trees import Tree
-from mmuspec.review.words import word_diff
+from mmuspec.review.words import marked, word_diff
 from mmuspec.spec import Spec
 
 
@@ -169,22 +169,30 @@ class _Examination:
         quote = self._shown(statement.line, statement.end_line)
         if given in touched:
             if change := next((c for c in self.drift.changed if c.id == given), None):
-                yield self._reworded(change.kind or "", given, quote, statement)
+                yield self._reworded(change, given, quote, statement)
             known = self.knowledge.finding(statement.digest, self.release)
             if known:
                 yield replace(known, quote=quote, text=statement.text)
             yield from self._checked(NEW_TEXT, item, statement, given, quote)
         elif len(quote) == statement.end_line - statement.line + 1:
+            known = self.knowledge.finding(statement.digest, self.release)
+            if known and known.level is Level.WARNING:
+                message = f"in the context: {known.message}"
+                yield replace(known, message=message, quote=quote, text=statement.text)
             yield from self._checked(CONTEXT, item, statement, given, quote)
         if given in self.drift.moved and quote:
             yield Finding(Topic.MOVED, Level.NOTE, f"{given}: moved", quote, given, statement.text)
 
-    def _reworded(self, kind: str, given: str, quote: tuple[DiffLine, ...], statement: Statement) -> Finding:
+    def _reworded(
+        self, change: Changed, given: str, quote: tuple[DiffLine, ...], statement: Statement
+    ) -> Finding:
         removed = self._taken(self.old[given]) if given in self.old else ()
-        message = f"{given}: reworded ({kind}){self._touches(given)}"
+        lines = {line.at.number: line for line in (*removed, *quote)}
+        words = marked(word_diff(change.before or "", statement.text))
+        message = f"{given}: reworded ({change.kind}){self._touches(given)}: {words}"
         return Finding(
-            Topic.REWORDED, Level.NOTE, message, (*removed, *quote), given, statement.text,
-            tests=self.knowledge.tests(given),
+            Topic.REWORDED, Level.NOTE, message, tuple(lines[number] for number in sorted(lines)), given,
+            statement.text, tests=self.knowledge.tests(given),
         )  # fmt: skip
 
     def _checked(

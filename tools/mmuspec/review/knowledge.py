@@ -10,7 +10,7 @@ from pathlib import Path
 from mmuspec.fetch.places import belongs
 from mmuspec.results import Results, Test
 from mmuspec.review.finding import Coverage, Finding, Level, Topic
-from mmuspec.review.known_tests import tests_of
+from mmuspec.review.known_tests import known_tests
 from mmuspec.spec import REFUTED, Spec, SpecStatement, Verdict
 from mmuspec.status import Status
 from mmuspec.version import version_key
@@ -49,7 +49,7 @@ class Knowledge:
         """Look for the tests of these statements, all at once."""
         new = set(ids) - self._tests.keys()
         if new:
-            found = tests_of(new, self.root, self.results)
+            found = known_tests(new, self.root, self.results)
             self._tests |= {each: found.get(each, ()) for each in new}
 
     def tests(self, statement_id: str) -> tuple[Test, ...]:

@@ -17,7 +17,7 @@ FOLDER = "conformance"
 MARK = "spec"
 
 
-def tests_of(ids: Collection[str], root: Path, results: Results | None) -> dict[str, tuple[Test, ...]]:
+def known_tests(ids: Collection[str], root: Path, results: Results | None) -> dict[str, tuple[Test, ...]]:
     """The tests that name each of `ids`; `root` is the folder that has ``conformance/`` in it."""
     found: dict[str, dict[str, Test]] = defaultdict(dict)
     for statement in results.statements if results else ():

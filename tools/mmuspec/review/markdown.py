@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mmuspec.report.visible import visible
 from mmuspec.review.finding import Finding, PatchReview, SeriesReview
 from mmuspec.review.text import NOTHING, absent, counts, coverage, how, told
+from mmuspec.visible import visible
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~@])")
 FENCE = "````"

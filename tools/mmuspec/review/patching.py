@@ -26,13 +26,17 @@ BLIND = 8
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """A hunk that does not fit: what it wants, and what stands in the text instead, on which line."""
+    """A hunk that does not fit: what it wants, and what stands in the text instead, on which line.
+
+    `done` says that what it would make stands in the text already.
+    """
 
     hunk: int
     line: int
     wanted: str
     found: str
     found_line: int
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +138,16 @@ def _misfit(lines: Sequence[str], hunk: Hunk, number: int, offset: int) -> Misfi
     old = [fold(line.text) for line in hunk.old]
     rows = [fold(line) for line in lines]
     expected = max(hunk.start - 1, 0) + offset
+    new = [fold(line.text) for line in hunk.lines if line.kind is not Kind.REMOVED]
+    done = _nearest(rows, new, expected, 0) is not None
     best = max(range(max(len(rows), 1)), key=lambda at: (_alike(rows[at:], old), -abs(at - expected)))
     best = best if _alike(rows[best:], old) else min(expected, max(len(rows) - 1, 0))
     for place, line in enumerate(hunk.old):
         there = rows[best + place] if best + place < len(rows) else ""
         if there != old[place]:
             found = lines[best + place].strip() if best + place < len(lines) else ""
-            return Misfit(number, line.at.number, line.text.strip(), found, best + place + 1)
-    return Misfit(number, hunk.line, "", lines[best].strip() if lines else "", best + 1)
+            return Misfit(number, line.at.number, line.text.strip(), found, best + place + 1, done)
+    return Misfit(number, hunk.line, "", lines[best].strip() if lines else "", best + 1, done)
 
 
 def _alike(rows: Sequence[str], old: Sequence[str]) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from mmuspec.report.visible import visible
 from mmuspec.results import Test
 from mmuspec.review.diffs import DiffLine
 from mmuspec.review.finding import Changes, Coverage, Finding, PatchReview, SeriesReview
 from mmuspec.review.patching import Fit
 from mmuspec.review.series import Missing
+from mmuspec.visible import visible
 
 WIDTH = 75
 INDENT = "  "

@@ -14,6 +14,7 @@ from mmuspec.review.fields import compare_fields
 from mmuspec.review.finding import Change, Finding, Level, PatchReview, SeriesReview, Topic
 from mmuspec.review.knowledge import Knowledge
 from mmuspec.review.message import Message
+from mmuspec.review.patching import Misfit
 from mmuspec.review.replies import remarks, statement_quoted
 from mmuspec.review.series import Patch, Series, gather
 from mmuspec.review.stub import stub_of
@@ -142,14 +143,18 @@ def _complain(found: SeriesReview, series: Series) -> None:
         found.complaints += [(message.path, line.number, line.text) for line in message.complaints]
     for patch in found.patches:
         found.complaints += [(patch.path, line, text) for line, text in patch.problems]
-        for misfit in patch.misfits:
-            there = f"`{misfit.found}`" if misfit.found else "an empty line"
-            wanted = f"`{misfit.wanted}`" if misfit.wanted else "an empty line"
-            text = (
-                f"hunk {misfit.hunk} does not apply: it wants {wanted}, and {there} stands on line "
-                f"{misfit.found_line}; rebase the patch, or name the document that it is for with --base"
-            )
-            found.complaints.append((patch.path, misfit.line, text))
+        found.complaints += [(patch.path, misfit.line, _told(misfit)) for misfit in patch.misfits]
+
+
+def _told(misfit: Misfit) -> str:
+    if misfit.done:
+        return f"hunk {misfit.hunk} is in the document already; leave it out, or name an older --base"
+    there = f"`{misfit.found}`" if misfit.found else "an empty line"
+    wanted = f"`{misfit.wanted}`" if misfit.wanted else "an empty line"
+    return (
+        f"hunk {misfit.hunk} does not apply: it wants {wanted}, and {there} stands on line {misfit.found_line}; "
+        "rebase the patch, or name the document that it is for with --base"
+    )
 
 
 def _at(message: Message) -> str:

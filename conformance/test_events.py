@@ -1,0 +1,157 @@
+"""Section "Events"."""
+
+import pytest
+
+from conformance.looking import reached
+from conformance.scenes import GIB, MIB, NESTED_TABLES, PAGE, Scene, guest, page_tables
+from mmu_model.hardware import CR0_PG, CR4_SMEP, EFER_NXE, Mode
+from mmu_model.kvm.memslot import KVM_MEM_READONLY
+from mmu_model.snapshot import MmuKind
+
+DRIVEN = "events/driven-by-events/guest-and-host"
+ACCESS = "events/missing-or-protected/access"
+
+REGISTERS = "events/control-register-writes/cr3-above-all"
+CHANGES = "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa"
+
+READ_ONLY = 0x2000_0000
+
+
+def running(kernel: str, mmu: MmuKind) -> Scene:
+    """A guest with paging, and memory in three slots, that has read a page of two."""
+    scene = guest(kernel, mmu, "4-level", memory={GIB: MIB}, mapped={0x5000: 0x5000, 0x6000: 9 * MIB})
+    scene.vm.add_memory(READ_ONLY, MIB, flags=KVM_MEM_READONLY)
+    scene.map({READ_ONLY: READ_ONLY, READ_ONLY + PAGE: 10 * MIB})
+    scene.reads(0x5000)
+    scene.reads(READ_ONLY)
+    return scene
+
+
+@pytest.mark.spec(DRIVEN)
+def test_without_an_event_nothing_changes(kernel: str, mmu: MmuKind) -> None:
+    """The guest goes on with what it has, in and out: the MMU stays as it is, to the last bit."""
+    scene = running(kernel, mmu)
+    before = scene.vm.snapshot()
+
+    for _ in range(3):
+        scene.reads(0x5000)
+        scene.reads(READ_ONLY)
+
+    unchanged = scene.vm.snapshot() == before
+    assert unchanged
+
+
+@pytest.mark.spec(DRIVEN)
+def test_the_guest_drives_the_mmu(kernel: str, mmu: MmuKind) -> None:
+    """It uses a page for the first time: there is an spte more."""
+    scene = running(kernel, mmu)
+    before = scene.vm.snapshot()
+
+    scene.reads(0x6000)
+
+    changed = scene.vm.snapshot().pages != before.pages
+    assert changed
+
+
+@pytest.mark.spec(DRIVEN)
+def test_the_host_drives_the_mmu(kernel: str, mmu: MmuKind) -> None:
+    """The process takes a memslot away while the guest does nothing: pages go."""
+    scene = running(kernel, mmu)
+    before = scene.vm.snapshot()
+    slot = scene.vm.kvm.memslots[0].by_id(1)
+    assert slot is not None
+
+    scene.vm.remove_memory(slot)
+
+    changed = scene.vm.snapshot().pages != before.pages
+    assert changed
+
+
+@pytest.mark.spec(ACCESS)
+def test_an_access_to_a_missing_translation_is_an_event(kernel: str, mmu: MmuKind) -> None:
+    """No spte is there: the MMU is asked, and the access comes to what the guest has there."""
+    scene = running(kernel, mmu)
+    scene.vm.memory.write(9 * MIB, 99)
+    asked = scene.cpu.vcpu.stat["pf_taken"]
+
+    assert scene.reads(0x6000) == 99
+
+    assert scene.cpu.vcpu.stat["pf_taken"] > asked
+
+
+@pytest.mark.spec(ACCESS)
+def test_an_access_to_a_protected_translation_is_an_event(kernel: str, mmu: MmuKind) -> None:
+    """An spte is there, through which the guest reads and may not write: when it does, the MMU is asked.
+
+    Of a write to read-only memory it makes an exit to the process.
+    """
+    scene = running(kernel, mmu)
+    asked = scene.cpu.vcpu.stat["pf_taken"]
+    assert scene.reads(READ_ONLY) == 0
+    assert scene.cpu.vcpu.stat["pf_taken"] == asked
+
+    scene.cpu.write(READ_ONLY, 5)
+
+    assert scene.cpu.vcpu.stat["pf_taken"] > asked
+    assert scene.reads(READ_ONLY) == 0
+    assert scene.vm.devices == {READ_ONLY: 5}
+
+
+@pytest.mark.spec(REGISTERS)
+@pytest.mark.parametrize("register", ["cr0", "cr3", "cr4", "efer"])
+def test_a_control_register_write_is_an_event(kernel: str, register: str) -> None:
+    """With shadow paging each has an MMU for the new mode, or other roots, before the guest's next access."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
+    others = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, [])
+    others.map(0x5000, 0x7000)
+    for page in (0x5000, 0x6000, 0x7000):
+        scene.vm.memory.write(page, page)
+    assert scene.reads(0x5000) == 0x6000
+    before = scene.vm.snapshot().vcpus[0].root_mmu
+    cpu, old = scene.cpu, scene.cpu.vcpu.registers
+
+    {
+        "cr0": lambda: cpu.mov_cr0(old.cr0 & ~CR0_PG),
+        "cr3": lambda: cpu.mov_cr3(others.root),
+        "cr4": lambda: cpu.mov_cr4(old.cr4 | CR4_SMEP),
+        "efer": lambda: cpu.wrmsr_efer(old.efer & ~EFER_NXE),
+    }[register]()
+
+    assert scene.reads(0x5000) == {"cr0": 0x5000, "cr3": 0x7000}.get(register, 0x6000)
+    after = scene.vm.snapshot().vcpus[0].root_mmu
+    assert (after.cpu_role != before.cpu_role) is (register != "cr3")
+    assert (after.root.pgd != before.root.pgd) is (register in ("cr0", "cr3"))
+
+
+@pytest.mark.spec(CHANGES)
+def test_another_user_address_is_an_event(kernel: str, mmu: MmuKind) -> None:
+    """The process puts other memory in the place of a slot: the guest finds that, and the old one is gone."""
+    scene = guest(kernel, mmu, memory={GIB: MIB})
+    scene.vm.memory.write(GIB, 1)
+    assert scene.reads(GIB) == 1
+    slot = scene.vm.kvm.memslots[0].by_id(1)
+    assert slot is not None
+
+    scene.vm.remove_memory(slot)
+    scene.vm.add_memory(GIB, MIB)
+    scene.vm.memory.write(GIB, 2)
+
+    assert scene.reads(GIB) == 2
+
+
+@pytest.mark.spec(CHANGES)
+def test_another_frame_at_the_user_address_is_an_event(kernel: str, mmu: MmuKind) -> None:
+    """The host takes the frame of one page: the spte for it goes, and that of its neighbour stays."""
+    scene = guest(kernel, mmu, memory={GIB: MIB})
+    gone, stays = GIB, GIB + PAGE
+    for page in (gone, stays):
+        scene.vm.memory.write(page, 5)
+        assert scene.reads(page) == 5
+    slot = scene.vm.kvm.memslots[0].by_id(1)
+    assert slot is not None
+
+    scene.vm.process.madvise_dontneed(slot.userspace_addr, 1)
+
+    offsets = {leaf.offset for leaf in reached(scene.vm.snapshot())}
+    assert (gone >> 12 in offsets, stays >> 12 in offsets) == (False, True)
+    assert (scene.reads(gone), scene.reads(stays)) == (0, 5)

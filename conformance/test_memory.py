@@ -1,0 +1,121 @@
+"""Section "Memory"."""
+
+import pytest
+
+from conformance.looking import Leaf, backing, reached
+from conformance.scenes import GIB, MIB, PAGE, guest
+from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.types import Hva
+from mmu_model.snapshot import MmuKind, Snapshot
+
+IN_PROCESS = "memory/guest-memory/in-the-process"
+ALIASES = "memory/guest-memory/gpa-to-hva-aliases"
+PAGED = "memory/backing/paged-at-any-time"
+
+NOT_MAPPED = Hva(0x1000)
+"""The process has nothing there."""
+
+
+@pytest.mark.spec(IN_PROCESS)
+def test_guest_and_process_see_the_same_memory(kernel: str, mmu: MmuKind) -> None:
+    """What the process writes at an address of its own, the guest reads at one of its own, and back."""
+    scene = guest(kernel, mmu, memory={GIB: MIB})
+    host, process = scene.vm.host.memory, scene.vm.process
+    (low, high) = scene.vm.kvm.memslots[0]
+    theirs = {0x5008: low.userspace_addr + 0x5008, GIB + 0x7010: high.userspace_addr + 0x7010}
+    hpas = {gpa: process.hpa(hva) or 0 for gpa, hva in theirs.items()}
+
+    for gpa, hpa in hpas.items():
+        host.write(hpa, gpa)
+    assert [scene.reads(gpa) for gpa in hpas] == list(hpas)
+
+    for gpa in hpas:
+        scene.cpu.write(gpa, gpa + 1)
+    assert [host.read(hpa) for hpa in hpas.values()] == [gpa + 1 for gpa in hpas]
+
+
+@pytest.mark.spec(IN_PROCESS)
+def test_there_is_no_memory_but_that_of_the_process(kernel: str, mmu: MmuKind) -> None:
+    """Edge: where a memslot names addresses at which the process has nothing, the guest cannot run on."""
+    scene = guest(kernel, mmu)
+    add_memory_region(scene.vm.kvm, 1, GIB, MIB, NOT_MAPPED)
+
+    with pytest.raises(LookupError, match="EFAULT"):
+        scene.reads(GIB)
+
+
+@pytest.mark.spec(ALIASES)
+def test_the_process_says_where_a_guest_frame_is(kernel: str, mmu: MmuKind) -> None:
+    """Two pieces of its memory, given to the guest the other way round, are the other way round for it."""
+    scene = guest(kernel, mmu)
+    kvm, process = scene.vm.kvm, scene.vm.process
+    start = process.mmap(2)
+    add_memory_region(kvm, 1, GIB, PAGE, Hva(start + PAGE))
+    add_memory_region(kvm, 2, GIB + PAGE, PAGE, start)
+    for number, hva in enumerate((start, start + PAGE), 1):
+        scene.vm.host.memory.write(process.hpa(hva) or 0, number)
+
+    assert [scene.reads(GIB), scene.reads(GIB + PAGE)] == [2, 1]
+
+
+@pytest.mark.spec(ALIASES)
+def test_two_guest_frames_may_be_one_of_the_process(kernel: str, mmu: MmuKind) -> None:
+    """What the guest writes at the one address it reads at the other."""
+    scene = guest(kernel, mmu)
+    (slot,) = scene.vm.kvm.memslots[0]
+    add_memory_region(scene.vm.kvm, 1, GIB, 16 * PAGE, slot.userspace_addr)
+
+    scene.cpu.write(GIB + 0x5008, 7)
+    assert scene.reads(0x5008) == 7
+
+    scene.cpu.write(0x5008, 8)
+    assert scene.reads(GIB + 0x5008) == 8
+
+
+@pytest.mark.spec(ALIASES)
+@pytest.mark.parametrize(("gpa", "pages"), [(0, 1), (64 * MIB - PAGE, 2), (32 * MIB, 1)])
+def test_one_guest_frame_is_never_two_of_the_process(kernel: str, mmu: MmuKind, gpa: int, pages: int) -> None:
+    """A memslot that has a frame which another one has already, at its start, its end or within, is refused."""
+    scene = guest(kernel, mmu)
+    elsewhere = scene.vm.process.mmap(pages)
+
+    with pytest.raises(KvmError, match="overlaps slot 0"):
+        add_memory_region(scene.vm.kvm, 1, gpa, pages * PAGE, elsewhere)
+
+
+@pytest.mark.spec(PAGED)
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_host_takes_a_frame_whenever_it_likes(kernel: str, mmu: MmuKind, level: int) -> None:
+    """Before the guest used the page, after it read, after it wrote, again and again: the frame is the host's
+    at once, and the next access finds what the host has there then."""
+    scene = guest(kernel, mmu, host_level=level)
+    process, start = scene.vm.process, scene.vm.kvm.memslots[0].by_id(0)
+    assert start is not None
+    gpa, hva = 4 * MIB + 0x5008, Hva(start.userspace_addr + 4 * MIB)
+    seen: list[int | None] = []
+    for use in (
+        lambda: None,
+        lambda: scene.reads(gpa),
+        lambda: scene.cpu.write(gpa, 7),
+        lambda: scene.reads(gpa),
+    ):
+        use()
+        seen.append(backing(scene.vm, gpa >> 12))
+
+        process.madvise_dontneed(hva, 512)
+
+        pfns = [
+            (leaf.spte.pfn, 512 ** (leaf.holder.role.level - 1))
+            for leaf in leaves_if_any(scene.vm.snapshot())
+        ]
+        assert not [pfn for pfn, count in pfns if seen[-1] is not None and pfn <= seen[-1] < pfn + count]
+        assert scene.reads(gpa) == 0
+        scene.cpu.write(gpa, 9)
+        assert scene.reads(gpa) == 9
+        assert backing(scene.vm, gpa >> 12) not in seen
+
+
+def leaves_if_any(snapshot: Snapshot) -> list[Leaf]:
+    """What the guest reaches; nothing before it ran."""
+    return [] if not snapshot.pages else list(reached(snapshot))

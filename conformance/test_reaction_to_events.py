@@ -1,0 +1,379 @@
+"""Section "Reaction to events": page faults, and changes on the host's side."""
+
+import pytest
+
+from conformance.between import before
+from conformance.looking import backing, links, structs
+from conformance.scenes import MIB, NESTED_TABLES, PAGE, USED, Scene, editing_guest, guest, nested_guest
+from mmu_model.hardware import ERROR_RSVD, PageFault
+from mmu_model.kvm import page_fault
+from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
+from mmu_model.kvm.memory_region import set_memory_region_flags
+from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
+from mmu_model.kvm.types import Hva
+from mmu_model.snapshot import MmuKind, Spte
+from mmu_model.snapshot.spte import Kind
+
+DEVICE = 0xF000_0000
+NESTED_PAGING = [MmuKind.TDP, MmuKind.DIRECT]
+PAGING = {MmuKind.TDP: "4-level", MmuKind.DIRECT: "4-level", MmuKind.SHADOW: "4-level"}
+
+
+def slot_of(scene: Scene) -> KvmMemorySlot:
+    """The slot at 0."""
+    slot = scene.vm.kvm.memslots[0].find(0)
+    assert slot is not None
+    return slot
+
+
+def leaf(scene: Scene, gfn: int) -> Spte | None:
+    """The spte of level 1 that maps the memory behind a guest frame."""
+    found = [
+        spte
+        for page in scene.vm.snapshot().pages
+        for spte in page.sptes().values()
+        if spte.kind is Kind.LEAF and page.role.level == 1 and spte.pfn == backing(scene.vm, gfn)
+    ]
+    return found[0] if found else None
+
+
+def faults(scene: Scene) -> int:
+    """How many faults KVM has handled."""
+    return scene.cpu.vcpu.stat["pf_taken"]
+
+
+@pytest.mark.spec("reaction-to-events/cause-guest-fault/guest-denies")
+@pytest.mark.spec("reaction-to-events/guest-walk-denied/fault-reflected")
+@pytest.mark.parametrize(("flags", "code"), [(0x0, 0x4), (0x1, 0x5)])
+def test_what_the_guests_tables_deny_is_the_guests_fault(kernel: str, flags: int, code: int) -> None:
+    """A user reads a page that is absent, or the kernel's: KVM finds that out, gives the guest the fault with
+    the error code, and makes no spte."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000}, mapped_flags=flags)
+
+    with pytest.raises(PageFault) as denied:
+        scene.cpu.read(0x5000, cpl=3)
+
+    assert (denied.value.error_code, denied.value.cr2) == (code, 0x5000)
+    assert faults(scene) == 1
+    assert leaf(scene, 6) is None
+
+
+@pytest.mark.spec("reaction-to-events/cause-missing/missing-translation")
+@pytest.mark.spec("reaction-to-events/host-page/determined")
+def test_a_missing_translation_is_made(kernel: str, mmu: MmuKind) -> None:
+    """The guest maps the page, KVM does not yet: a fault, which the guest never sees, and then an spte with the
+    host's frame."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000})
+    scene.vm.memory.write(0x6000, 77)
+    assert leaf(scene, 6) is None
+    before_it = faults(scene)
+
+    assert scene.reads(0x5000) == 77
+
+    assert faults(scene) > before_it
+    mapping = scene.vm.process.mapping(slot_of(scene).hva(6))
+    spte = leaf(scene, 6)
+    assert mapping is not None
+    assert spte is not None
+    assert spte.pfn == mapping.pfn
+
+
+@pytest.mark.spec("reaction-to-events/cause-protected/protected-translation")
+@pytest.mark.spec("reaction-to-events/cause-dirty-logging/write-protected")
+def test_logged_memory_is_write_protected(kernel: str, mmu: MmuKind) -> None:
+    """Logging is switched on: the spte loses W. The guest's write faults, is noted, and gets W back."""
+    scene = guest(kernel, mmu)
+    scene.cpu.write(0x5000, 1)
+    writable = leaf(scene, 5)
+    assert writable is not None
+    assert writable.writable
+
+    set_memory_region_flags(scene.vm.kvm, slot_of(scene), KVM_MEM_LOG_DIRTY_PAGES)
+    protected, before_it = leaf(scene, 5), faults(scene)
+    assert protected is None or not protected.writable
+    scene.cpu.write(0x5000, 2)
+
+    assert faults(scene) == before_it + 1
+    again = leaf(scene, 5)
+    assert again is not None
+    assert again.writable
+    assert kvm_vm_ioctl_get_dirty_log(scene.vm.kvm, slot_of(scene)) == {5}
+
+
+@pytest.mark.spec("reaction-to-events/cause-protected/protected-translation")
+@pytest.mark.spec("reaction-to-events/cause-shadowed-table/write-protected")
+def test_a_table_that_is_shadowed_and_in_step_is_write_protected(kernel: str) -> None:
+    """The guest has used the frame as memory, and then makes a table of it: no spte for it is writable."""
+    scene = editing_guest(kernel, {0x5000: 0x6000})
+    scene.edit(0x9000, USED)
+    assert scene.tables is not None
+    table = scene.tables.entry_address(0x5000, 2) >> 12
+    scene.cpu.write(scene.gpte(40 * MIB, 2), 0)
+    spte = leaf(scene, table)
+    assert spte is not None
+    assert spte.writable
+
+    scene.reads(0x5000)
+
+    protected = leaf(scene, table)
+    assert protected is not None
+    assert not protected.writable
+
+
+@pytest.mark.spec("reaction-to-events/cause-mmio/untranslatable")
+def test_memory_that_is_none_cannot_be_translated(kernel: str, mmu: MmuKind) -> None:
+    """The access comes to KVM and from there to the process, each time anew."""
+    scene = guest(kernel, mmu)
+    scene.cpu.write(DEVICE, 5)
+
+    assert scene.vm.devices == {DEVICE: 5}
+    assert scene.reads(DEVICE) == 5
+    assert scene.vm.memory.hpa(DEVICE) is None
+    assert scene.cpu.vcpu.stat["pf_emulate"] >= 1
+
+
+@pytest.mark.spec("reaction-to-events/not-in-direct-mode/footnote")
+@pytest.mark.parametrize("mmu", NESTED_PAGING)
+def test_under_nested_paging_guest_faults_and_tables_are_not_kvms_business(kernel: str, mmu: MmuKind) -> None:
+    """The processor gives the guest its own faults, and the guest writes to its tables as to any memory."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000, 0x7000: 32 * MIB})
+    scene.reads(0x5000)
+    scene.cpu.write(0x7000 + 8 * 300, 0)
+    before_it = faults(scene)
+
+    scene.cpu.write(0x7000 + 8 * 301, 0)
+    with pytest.raises(PageFault):
+        scene.cpu.read(0x9000)
+
+    assert faults(scene) == before_it
+    assert scene.cpu.vcpu.stat["pf_emulate"] == 0
+
+
+@pytest.mark.spec("reaction-to-events/not-in-direct-mode/footnote")
+@pytest.mark.parametrize("mmu", NESTED_PAGING)
+def test_a_hypervisors_nested_tables_are_protected_in_direct_mode(kernel: str, mmu: MmuKind) -> None:
+    """Edge: they are shadowed for the nested guest, so the hypervisor's write to them faults, though its own
+    memory is mapped directly."""
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
+    scene.reads(0x5000)
+    scene.cpu.leave_nested()
+    hypervisor = guest(kernel, mmu).cpu.vcpu.registers
+    scene.cpu.set_registers(hypervisor)
+    scene.reads(NESTED_TABLES)
+    before_it = faults(scene)
+
+    scene.cpu.write(NESTED_TABLES + 8 * 300, 0)
+
+    assert faults(scene) == before_it + 1
+
+
+@pytest.mark.spec("reaction-to-events/mmio-fault/rsv-bit-and-cached-info")
+def test_the_reserved_bit_tells_a_known_mmio_access(kernel: str, mmu: MmuKind) -> None:
+    """The first access faults without it; those that find the spte fault with it."""
+    scene = guest(kernel, mmu)
+    codes = error_codes(scene, DEVICE, 2)
+
+    assert [bool(code & ERROR_RSVD) for code in codes] == [False, True]
+
+
+def error_codes(scene: Scene, address: int, times: int) -> list[int]:
+    """The error codes that the processor reports for reads of an address."""
+    codes: list[int] = []
+    original = page_fault.handle_mmio_page_fault
+    for _ in range(times):
+        seen: list[int] = []
+        with before("kvm.page_fault.handle_mmio_page_fault", lambda seen=seen: seen.append(ERROR_RSVD)):  # type: ignore[misc]
+            scene.reads(address)
+        codes.append(seen[0] if seen else 0)
+    assert page_fault.handle_mmio_page_fault is original
+    return codes
+
+
+@pytest.mark.spec("reaction-to-events/mmio-fault-walk/shadow-page-table")
+def test_the_spte_is_found_by_a_walk_of_kvms_tables(kernel: str, mmu: MmuKind) -> None:
+    """If the vCPU remembers nothing itself: the walk comes to the spte, and that is enough."""
+    scene = guest(kernel, mmu)
+    scene.reads(DEVICE)
+    before_it, walks = faults(scene), list[int]()
+    with before("kvm.shadow_walk.last_spte", lambda: walks.append(1)):
+        scene.reads(DEVICE)
+        assert walks == []  # edge: the vCPU remembers, and there is no walk
+        scene.cpu.vcpu.mmio.gfn = scene.cpu.vcpu.mmio.gva = 0  # type: ignore[assignment]
+        scene.reads(DEVICE)
+
+    assert walks == [1]
+    assert faults(scene) == before_it
+
+
+@pytest.mark.spec("reaction-to-events/mmio-fault-cache/cached-and-emulated")
+def test_a_fault_on_an_mmio_spte_fills_the_vcpus_cache_and_is_emulated(kernel: str, mmu: MmuKind) -> None:
+    """Address (with shadow paging), access and frame; also the generation. The process gets the access."""
+    scene = guest(kernel, mmu)
+    scene.reads(DEVICE + 8)
+    mmio = scene.cpu.vcpu.mmio
+    mmio.gva, mmio.gfn, mmio.access, mmio.generation = 0, 0, 0, 0  # type: ignore[assignment]
+    scene.vm.devices[DEVICE + 8] = 5
+
+    assert scene.reads(DEVICE + 8) == 5
+
+    assert (mmio.gfn, mmio.access) == (DEVICE >> 12, 6)
+    assert mmio.generation == scene.vm.kvm.memslots[0].generation
+
+
+@pytest.mark.spec("reaction-to-events/host-page-mmio/info-cached")
+def test_the_first_access_without_memory_fills_the_vcpus_cache(kernel: str, mmu: MmuKind) -> None:
+    """There is no slot, so there is no host page; the vCPU remembers."""
+    scene = guest(kernel, mmu)
+
+    scene.reads(DEVICE)
+
+    mmio = scene.cpu.vcpu.mmio
+    assert (mmio.gfn, mmio.access) == (DEVICE >> 12, 6)
+
+
+@pytest.mark.spec("reaction-to-events/guest-walk/if-needed")
+def test_kvm_walks_the_guests_tables_where_they_are_shadowed(kernel: str, mmu: MmuKind) -> None:
+    """With shadow paging once a fault; under nested paging, and without guest paging, never."""
+    walked: dict[str, int] = {}
+    for paging in ("off", "4-level"):
+        scene = guest(kernel, mmu, paging, mapped={0x5000: 0x5000})
+        walks: list[int] = []
+        with before("kvm.guest_walk.walk_addr", lambda walks=walks: walks.append(1)):  # type: ignore[misc]
+            scene.reads(0x5000)
+        walked[paging] = len(walks)
+
+    assert walked == {"off": 0, "4-level": 1 if mmu is MmuKind.SHADOW else 0}
+
+
+@pytest.mark.spec("reaction-to-events/shadow-walk/finds-or-instantiates")
+def test_missing_tables_are_made_and_those_there_are_used(kernel: str, mmu: MmuKind) -> None:
+    """The first access makes all tables down to the spte; one far away in the last table makes none."""
+    scene = guest(kernel, mmu)
+    scene.reads(0x5000)
+    first = {int(sp.address) for sp in structs(scene.vm)}
+    assert {link.child.role.level for link in links(scene.vm)} >= {1}
+
+    scene.reads(0x5000 + 64 * PAGE)
+
+    assert {int(sp.address) for sp in structs(scene.vm)} == first
+    assert leaf(scene, 5 + 64) is not None
+
+
+@pytest.mark.spec("reaction-to-events/shadow-walk-mmio/spte-caches-info")
+@pytest.mark.parametrize(("maxphyaddr", "expected"), [(46, 1), (51, 1), (52, 0)])
+def test_an_mmio_spte_has_a_reserved_bit(kernel: str, mmu: MmuKind, maxphyaddr: int, expected: int) -> None:
+    """Bit 51, where that is no address bit. Edge: on a processor with 52 of them there is no such spte."""
+    scene = guest(kernel, mmu, maxphyaddr=maxphyaddr)
+    scene.cpu.write(DEVICE, 5)
+
+    found = [
+        spte.raw >> 51 & 1
+        for page in scene.vm.snapshot().pages
+        for spte in page.sptes().values()
+        if page.role.level == 1 and spte.kind is not Kind.LEAF
+    ]
+
+    assert found == [1] * expected
+    assert scene.reads(DEVICE) == 5
+
+
+@pytest.mark.spec("reaction-to-events/emulate/instruction")
+def test_what_cannot_be_unsync_is_emulated(kernel: str) -> None:
+    """A write to an upper table: KVM carries it out, and the guest finds it done."""
+    scene = editing_guest(kernel, {0x5000: 0x6000})
+    scene.reads(0x5000)
+    assert scene.tables is not None
+
+    scene.edit(20 * MIB, 0x1234_5000, level=2)
+
+    assert scene.cpu.vcpu.stat["pf_emulate"] == 1
+    assert scene.vm.memory.read(scene.tables.entry_address(20 * MIB, 2)) == 0x1234_5000
+
+
+@pytest.mark.spec("reaction-to-events/update-modified/translations", refutes=True)
+def test_what_an_emulated_write_changes_is_dropped_and_not_updated(kernel: str) -> None:
+    """The guest makes an entry lead to another table. The spte for it is cleared; the next access makes it."""
+    scene = editing_guest(kernel, {0x5000: 0x6000, 4 * MIB: 0x7000})
+    scene.vm.memory.write(0x7000, 77)
+    scene.reads(0x5000)
+    assert scene.tables is not None
+    table = scene.tables.entry_address(0, 2) >> 12
+    directory = next(sp for sp in structs(scene.vm) if sp.gfn == table)
+    other = scene.vm.memory.read(scene.tables.entry_address(4 * MIB, 2))
+
+    scene.edit(0, other, level=2)
+
+    assert scene.vm.host.read(directory.sptep(0)) == scene.vm.kvm.kernel.shadow_nonpresent_value
+    assert scene.reads(0) == 77
+
+
+@pytest.mark.spec("reaction-to-events/notifier-called/updated-hva")
+@pytest.mark.spec("reaction-to-events/notifier-drop/translations")
+def test_when_the_host_takes_a_page_away_its_sptes_go(kernel: str, mmu: MmuKind) -> None:
+    """The process drops one page: KVM is told the address, drops what maps it and nothing else. The guest then
+    finds what the host has there now."""
+    scene = guest(kernel, mmu)
+    for address in (0x5000, 0x9000):
+        scene.cpu.write(address, 7)
+    slot, old = slot_of(scene), backing(scene.vm, 5)
+    assert leaf(scene, 5) is not None
+
+    scene.vm.process.madvise_dontneed(Hva(slot.hva(5)), 1)
+
+    left = {
+        spte.pfn
+        for page in scene.vm.snapshot().pages
+        for spte in page.sptes().values()
+        if spte.kind is Kind.LEAF
+    }
+    assert old not in left
+    assert backing(scene.vm, 9) in left
+    assert scene.reads(0x5000) == 0
+    assert scene.reads(0x9000) == 7
+
+
+@pytest.mark.spec("reaction-to-events/notifier-lookup/through-reverse-map")
+@pytest.mark.spec("reverse-map/all-sptes-of-a-gfn/reached-by-gfn")
+@pytest.mark.spec("reverse-map/all-sptes-of-a-gfn/swapping-out")
+@pytest.mark.parametrize("number", [1, 2, 20])
+def test_all_sptes_of_a_frame_are_found_by_its_gfn(kernel: str, number: int) -> None:
+    """The guest maps one frame at many addresses. Its list has them all; when the page goes, they all go."""
+    scene = guest(
+        kernel,
+        MmuKind.SHADOW,
+        "4-level",
+        mapped={2 * MIB * n: 0x6000 for n in range(number)},
+        mapped_flags=USED,
+    )
+    for n in range(number):
+        scene.reads(2 * MIB * n)
+    slot = slot_of(scene)
+    (listed,) = (
+        head.sptes for memslot in scene.vm.snapshot().memslots for head in memslot.rmap if head.gfn == 6
+    )
+    mapping = {
+        (page.id, index)
+        for page in scene.vm.snapshot().pages
+        for index, spte in page.sptes().items()
+        if spte.kind is Kind.LEAF and spte.pfn == backing(scene.vm, 6)
+    }
+    assert len(mapping) == number
+    assert {(at.page, at.index) for at in listed} == mapping
+
+    scene.vm.process.madvise_dontneed(Hva(slot.hva(6)), 1)
+
+    assert not any(head.gfn == 6 for memslot in scene.vm.snapshot().memslots for head in memslot.rmap)
+    assert [scene.reads(2 * MIB * n) for n in range(number)] == [0] * number
+
+
+@pytest.mark.spec("reaction-to-events/notifier-lookup/through-reverse-map")
+@pytest.mark.spec("reverse-map/all-sptes-of-a-gfn/reached-by-gfn")
+def test_the_tdp_mmu_has_no_reverse_map(kernel: str) -> None:
+    """Edge: its sptes are in no list; what maps a frame is found by walking the tables of every root."""
+    scene = guest(kernel, MmuKind.TDP)
+    scene.cpu.write(0x5000, 7)
+    assert [memslot.rmap for memslot in scene.vm.snapshot().memslots] == [()]
+
+    scene.vm.process.madvise_dontneed(Hva(slot_of(scene).hva(5)), 1)
+
+    assert scene.reads(0x5000) == 0

@@ -1,0 +1,261 @@
+"""Section "Synchronized and unsynchronized pages"; and of "Reaction to events": invlpg, control registers."""
+
+import pytest
+
+from conformance.between import before
+from conformance.looking import roots, structs
+from conformance.scenes import MIB, PAGE, USED, Editor, editing_guest, guest, page_tables
+from mmu_model.hardware import CR0_PG, CR0_WP, CR4_SMEP, Mode
+from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.snapshot import MmuKind
+
+HERE, OTHER = 0x6000, 0x7000
+OLD, NEW = 111, 222
+FRAME = (1 << 52) - PAGE
+
+
+def page_at(scene: Editor, address: int, level: int = 1) -> KvmMmuPage:
+    """The page of that level that shadows the guest's table for an address."""
+    assert scene.tables is not None
+    gfn = scene.tables.entry_address(address, level) >> 12
+    (sp,) = (sp for sp in structs(scene.vm) if int(sp.gfn) == gfn and sp.role == now(scene, sp))
+    return sp
+
+
+def now(scene: Editor, sp: KvmMmuPage) -> int:
+    """The role of a page as pages of the guest's present mode have it."""
+    role = scene.cpu.vcpu.mmu.root_role
+    return sp.role.replace(cr0_wp=role.cr0_wp, smep_andnot_wp=role.smep_andnot_wp)
+
+
+def remappable(kernel: str, *addresses: int) -> Editor:
+    """A guest that has read OLD at these addresses, and has NEW at OTHER."""
+    scene = editing_guest(kernel, dict.fromkeys(addresses, HERE))
+    scene.vm.memory.write(HERE, OLD)
+    scene.vm.memory.write(OTHER, NEW)
+    for address in addresses:
+        assert scene.reads(address) == OLD
+    return scene
+
+
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/synchronizes-all-reachable")
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/side-effect/resynchronized-on-flush")
+def test_a_flush_synchronizes_all_that_cr3_reaches(kernel: str) -> None:
+    """Three tables have been changed, far apart. After MOV to CR3 no page is unsync, and every spte is right."""
+    addresses = (0x5000, 2 * MIB, 1 << 30)
+    scene = remappable(kernel, *addresses)
+    for address in addresses:
+        scene.edit(address, OTHER | USED)
+    assert sum(sp.unsync for sp in structs(scene.vm)) == 3
+
+    scene.cpu.mov_cr3(scene.cpu.vcpu.registers.cr3)
+
+    assert [scene.reads(address) for address in addresses] == [NEW] * 3
+    assert not any(sp.unsync for sp in structs(scene.vm))
+
+
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/tables-are-write-protected", refutes=True)
+def test_tables_of_the_last_level_are_not_kept_protected(kernel: str) -> None:
+    """The guest's own write makes them writable, and the spte says nothing new. Where KVM does see a write, in
+    an upper table, it drops the spte and leaves it to the next fault."""
+    scene = remappable(kernel, 0x5000, 1 << 30)
+    scene.edit(0x5000, OTHER | USED)
+    scene.edit(0x5000, OTHER | USED)
+    assert page_at(scene, 0x5000).unsync
+    directory = page_at(scene, 1 << 30, 2)
+    assert scene.tables is not None
+    entry = scene.vm.memory.read(scene.tables.entry_address(1 << 30, 2))
+
+    scene.edit(1 << 30, entry, level=2)
+
+    assert scene.vm.host.read(directory.sptep(0)) == scene.vm.kvm.kernel.shadow_nonpresent_value
+
+
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/reachable-from-cr3", refutes=True)
+def test_a_table_that_cr3_does_not_reach_loses_its_protection_too(kernel: str) -> None:
+    """The guest writes to a table of another address space, and it becomes unsync as any other."""
+    scene = remappable(kernel, 0x5000)
+    table = page_at(scene, 0x5000)
+    second = page_tables(scene.vm, Mode.FOUR_LEVEL, 40 * MIB, [])
+    for number in range(32):
+        second.map(scene.window + number * PAGE, 32 * MIB + number * PAGE, flags=USED)
+    scene.cpu.mov_cr3(second.root)
+
+    scene.edit(0x9000, OTHER | USED)
+
+    assert table.unsync
+    assert scene.cpu.vcpu.stat["pf_emulate"] == 0
+
+
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/protection-removed")
+@pytest.mark.spec("reaction-to-events/unsync/tried")
+@pytest.mark.spec("reaction-to-events/unsync-done/guest-continues")
+def test_after_the_first_write_the_guest_writes_freely(kernel: str) -> None:
+    """The first may fault; the others do not, whatever entry they are to."""
+    scene = remappable(kernel, 0x5000)
+    scene.edit(0x5000, HERE | USED)
+    faults = scene.cpu.vcpu.stat["pf_taken"]
+
+    for number in range(8):
+        scene.edit((64 + number) * PAGE, OTHER | USED)
+
+    assert scene.cpu.vcpu.stat["pf_taken"] == faults
+    assert scene.vm.memory.read(scene.frames[3] + 8 * 71) == OTHER | USED
+
+
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/saves-emulation")
+@pytest.mark.parametrize("use", ["many gptes", "random data"])
+def test_nothing_is_emulated_however_the_table_is_written(kernel: str, use: str) -> None:
+    """Many entries one after the other, or bytes anywhere, as in memory that is a table no more."""
+    scene = remappable(kernel, 0x5000)
+
+    for number in range(16):
+        if use == "many gptes":
+            scene.edit((64 + number) * PAGE, HERE | USED)
+        else:
+            scene.cpu.write(scene.gpte((64 + number) * PAGE) + 3, 0x5A, 1)
+
+    assert scene.cpu.vcpu.stat["pf_emulate"] == 0
+
+
+@pytest.mark.spec("reaction-to-events/invlpg-drop/affected-translations")
+@pytest.mark.parametrize("kernel", ["6.1"])
+def test_invlpg_drops_the_translation(kernel: str) -> None:
+    """6.1 clears the spte of an unsync page, before it does anything else."""
+    assert cleared_by_invlpg(kernel)
+
+
+@pytest.mark.spec("reaction-to-events/invlpg-drop/affected-translations", refutes=True)
+@pytest.mark.parametrize("kernel", ["6.12"])
+def test_invlpg_changes_the_translation_in_its_place(kernel: str) -> None:
+    """6.12 makes the spte say what the entry says, and it is present all the time."""
+    assert not cleared_by_invlpg(kernel)
+
+
+def cleared_by_invlpg(kernel: str) -> bool:
+    """Whether INVLPG of an address whose entry lost W, and nothing else, clears the spte at any time."""
+    scene = remappable(kernel, 0x5000)
+    page = page_at(scene, 0x5000)
+    scene.edit(0x5000, HERE | USED & ~2)
+    seen: list[int] = []
+    with before("shadow.sptes.clear_spte", lambda: seen.append(1)):
+        scene.cpu.invlpg(0x5000)
+    assert scene.vm.host.read(page.sptep(5)) & FRAME == scene.vm.memory.hpa(HERE)
+    assert not scene.vm.host.read(page.sptep(5)) & 2
+    return bool(seen)
+
+
+@pytest.mark.spec("reaction-to-events/invlpg-reinstantiate/indicated-translation")
+@pytest.mark.parametrize("kernel", ["6.1"])
+def test_invlpg_makes_the_new_translation(kernel: str) -> None:
+    """6.1: the guest's entry has another frame; the spte has it at once, without a fault."""
+    assert mapped_after_invlpg(kernel) == NEW
+
+
+@pytest.mark.spec("reaction-to-events/invlpg-reinstantiate/indicated-translation", refutes=True)
+@pytest.mark.parametrize("kernel", ["6.12"])
+def test_invlpg_leaves_another_frame_to_the_next_fault(kernel: str) -> None:
+    """6.12: the entry has another frame, so the spte is dropped, and that is all."""
+    assert mapped_after_invlpg(kernel) is None
+
+
+def mapped_after_invlpg(kernel: str) -> int | None:
+    """What is in the frame that the spte maps after the entry was changed and INVLPG executed."""
+    scene = remappable(kernel, 0x5000)
+    page = page_at(scene, 0x5000)
+    scene.edit(0x5000, OTHER | USED)
+    scene.cpu.invlpg(0x5000)
+    spte = scene.vm.host.read(page.sptep(5))
+    present = spte != scene.vm.kvm.kernel.shadow_nonpresent_value
+    return scene.vm.host.memory.read(spte & FRAME) if present else None
+
+
+def second_tables(scene: Editor) -> int:
+    """The root of other tables, which have HERE at 0x5000 by the same last table as the first."""
+    assert scene.tables is not None
+    second = page_tables(scene.vm, Mode.FOUR_LEVEL, 40 * MIB, [])
+    where = second.entry_address(0x5000, 2)
+    scene.vm.memory.write(where, scene.vm.memory.read(scene.tables.entry_address(0x5000, 2)))
+    return second.root
+
+
+@pytest.mark.spec("reaction-to-events/mov-cr3-roots/looked-up")
+def test_mov_to_cr3_finds_the_roots_that_there_are(kernel: str) -> None:
+    """To other tables and back, and once more: after the first time there is nothing to make."""
+    scene = remappable(kernel, 0x5000)
+    first, second = scene.cpu.vcpu.registers.cr3, second_tables(scene)
+    seen = []
+    for root in (first, second, first, second):
+        scene.cpu.mov_cr3(root)
+        assert scene.reads(0x5000) == OLD
+        (loaded,) = roots(scene.vm.snapshot())
+        seen.append((loaded.gfn << 12, loaded.id, len(structs(scene.vm))))
+
+    assert [gfn for gfn, _, _ in seen] == [first, second, first, second]
+    assert seen[2][1] == seen[0][1]
+    assert seen[1][1:] == seen[3][1:]
+
+
+@pytest.mark.spec("reaction-to-events/mov-cr3-sync/newly-reachable")
+def test_mov_to_cr3_synchronizes_what_is_reached_now(kernel: str) -> None:
+    """A table of both address spaces was changed under the first; under the second the change is seen."""
+    scene = remappable(kernel, 0x5000)
+    second = second_tables(scene)
+    scene.cpu.mov_cr3(second)
+    assert scene.reads(0x5000) == OLD
+    scene.cpu.mov_cr3(scene.frames[0])
+    scene.edit(0x5000, OTHER | USED)
+
+    scene.cpu.mov_cr3(second)
+
+    assert scene.reads(0x5000) == NEW
+
+
+@pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-context/set-up")
+def test_a_new_mode_gets_another_context(kernel: str) -> None:
+    """Paging off: direct roots for guest-physical addresses. SMEP without CR0.WP: another role."""
+    scene = guest(kernel, MmuKind.SHADOW, "PAE", mapped={0x5000: 0x6000}, cr0_wp=False)
+    scene.reads(0x5000)
+    before_it = scene.cpu.vcpu.mmu.root_role
+    registers = scene.cpu.vcpu.registers
+
+    scene.cpu.mov_cr4(registers.cr4 | CR4_SMEP)
+    scene.reads(0x5000)
+    assert scene.cpu.vcpu.mmu.root_role == before_it.replace(smep_andnot_wp=1)
+
+    scene.vm.memory.write(0x5000, 5)
+    scene.cpu.mov_cr0(registers.cr0 & ~CR0_PG)
+    assert scene.reads(0x5000) == 5
+    assert scene.cpu.vcpu.mmu.root_role.direct == 1
+
+
+@pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-roots/looked-up")
+def test_a_mode_that_comes_back_finds_its_roots(kernel: str) -> None:
+    """CR0.WP off and on again: the same pages as before."""
+    scene = remappable(kernel, 0x5000)
+    cr0 = scene.cpu.vcpu.registers.cr0
+    (first,) = roots(scene.vm.snapshot())
+    scene.cpu.mov_cr0(cr0 & ~CR0_WP)
+    scene.reads(0x5000)
+    (other,) = roots(scene.vm.snapshot())
+
+    scene.cpu.mov_cr0(cr0)
+    scene.reads(0x5000)
+
+    (again,) = roots(scene.vm.snapshot())
+    assert other.id != first.id
+    assert again.id == first.id
+
+
+@pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-sync/newly-reachable")
+def test_a_mode_that_comes_back_sees_what_changed_meanwhile(kernel: str) -> None:
+    """The table was changed with CR0.WP off; with it on the pages for that are in step again."""
+    scene = remappable(kernel, 0x5000)
+    cr0 = scene.cpu.vcpu.registers.cr0
+    scene.cpu.mov_cr0(cr0 & ~CR0_WP)
+    assert scene.reads(0x5000) == OLD
+    scene.edit(0x5000, OTHER | USED)
+
+    scene.cpu.mov_cr0(cr0)
+
+    assert scene.reads(0x5000) == NEW

@@ -1,0 +1,90 @@
+"""Wrong models: events."""
+
+from typing import Any
+
+from conformance.broken import BrokenModel
+from mmu_model.hardware import ERROR_P, NestedPageFault, PageFault
+from mmu_model.kvm.memory_region import finish_memslots_update
+from mmuspec.violations import violates
+
+DRIVEN = "events/driven-by-events/guest-and-host"
+REGISTERS = "events/control-register-writes/cr3-above-all"
+ACCESS = "events/missing-or-protected/access"
+
+
+@violates(DRIVEN)
+def every_entry_ends_a_generation(model: BrokenModel) -> None:
+    """Whenever the guest is entered, what KVM remembers of memslots is out of date, for no reason."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any) -> Any:
+            finish_memslots_update(vcpu.kvm, vcpu.memslots)
+            return original(vcpu)
+
+        return wrong
+
+    model.wrap("kvm.roots.serve_requests", change)
+
+
+@violates(DRIVEN, "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")
+def the_host_does_not_drive_the_mmu(model: BrokenModel) -> None:
+    """A memslot may go, what was built for it stays."""
+    model.replace("kvm.zap_all.kvm_mmu_zap_all_fast", lambda kvm: iter(()))
+
+
+def _faults_are_no_events(model: BrokenModel, *, protected: bool) -> None:
+    """The processor does not fault but goes to the page of zeroes of the kernel."""
+
+    def change(original: Any) -> Any:
+        def wrong(processor: Any, address: int, how: Any) -> int:
+            try:
+                return int(original(processor, address, how))
+            except PageFault as fault:
+                code = fault.error_code
+                raised: Exception = fault
+            except NestedPageFault as fault:
+                code = fault.exit_info_1
+                raised = fault
+            if bool(code & ERROR_P) is not protected:
+                raise raised
+            return 0x100_0000
+
+        return wrong
+
+    model.wrap("hardware.processor.LogicalProcessor.translate", change)
+
+
+@violates(ACCESS)
+def missing_translations_read_as_zeroes(model: BrokenModel) -> None:
+    """Where there is no spte the access succeeds without KVM."""
+    _faults_are_no_events(model, protected=False)
+
+
+@violates(ACCESS)
+def writes_to_protected_memory_are_lost(model: BrokenModel) -> None:
+    """Where an spte does not permit the access nothing happens, and nobody knows."""
+    _faults_are_no_events(model, protected=True)
+
+
+@violates(REGISTERS)
+def a_write_to_cr0_is_no_event(model: BrokenModel) -> None:
+    """The MMU remains as it was for the old CR0."""
+    model.replace("kvm.registers.KVM_MMU_CR0_ROLE_BITS", 0)
+
+
+@violates(REGISTERS)
+def a_write_to_cr3_is_no_event(model: BrokenModel) -> None:
+    """The roots remain those for the old CR3."""
+    model.replace("kvm.roots.kvm_mmu_new_pgd", lambda vcpu, new_pgd: None)
+
+
+@violates(REGISTERS)
+def a_write_to_cr4_is_no_event(model: BrokenModel) -> None:
+    """The MMU remains as it was for the old CR4."""
+    model.replace("kvm.registers.KVM_MMU_CR4_ROLE_BITS", 0)
+
+
+@violates(REGISTERS)
+def a_write_to_efer_is_no_event(model: BrokenModel) -> None:
+    """The MMU remains as it was for the old EFER."""
+    model.replace("kvm.registers.KVM_MMU_EFER_ROLE_BITS", 0)

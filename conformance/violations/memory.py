@@ -1,0 +1,82 @@
+"""Wrong models: memory."""
+
+from typing import Any
+
+from conformance.broken import BrokenModel, nothing
+from mmu_model.hardware import PAGE_SIZE
+from mmu_model.kvm.fault import RetPf
+from mmuspec.violations import violates
+
+IN_PROCESS = "memory/guest-memory/in-the-process"
+ALIASES = "memory/guest-memory/gpa-to-hva-aliases"
+
+KERNEL_FRAMES = 1 << 19
+
+
+@violates(IN_PROCESS)
+def guests_have_memory_of_their_own(model: BrokenModel) -> None:
+    """KVM backs guest frames itself; the memory of the process is another."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            result = original(vcpu, fault, access)
+            if fault.pfn is not None:
+                fault.pfn = KERNEL_FRAMES + fault.gfn % KERNEL_FRAMES
+            return result
+
+        return wrong
+
+    model.wrap("kvm.faultin.kvm_faultin_pfn", change)
+
+
+@violates(IN_PROCESS)
+def kvm_fills_gaps_of_the_process(model: BrokenModel) -> None:
+    """Where the process has nothing mapped the guest gets zeroes."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            try:
+                return original(vcpu, fault, access)
+            except LookupError:
+                fault.pfn, fault.map_writable = KERNEL_FRAMES, True
+                return RetPf.CONTINUE
+
+        return wrong
+
+    model.wrap("kvm.faultin.kvm_faultin_pfn", change)
+
+
+@violates(ALIASES)
+def kvm_chooses_where_a_frame_is(model: BrokenModel) -> None:
+    """The pages of a slot are not in the order in which the process has them."""
+    model.wrap(
+        "kvm.memslot.KvmMemorySlot.hva", lambda original: lambda slot, gfn: original(slot, gfn) ^ PAGE_SIZE
+    )
+
+
+@violates(ALIASES)
+def an_alias_is_a_copy(model: BrokenModel) -> None:
+    """A second slot over the same memory of the process gets frames of its own."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            result = original(vcpu, fault, access)
+            if fault.pfn is not None and fault.slot is not None:
+                fault.pfn += KERNEL_FRAMES * fault.slot.id
+            return result
+
+        return wrong
+
+    model.wrap("kvm.faultin.kvm_faultin_pfn", change)
+
+
+@violates(ALIASES)
+def memslots_may_overlap(model: BrokenModel) -> None:
+    """A guest frame may be in two slots, and so at two addresses of the process."""
+    model.replace("kvm.memory_region._check", lambda *arguments: None)
+
+
+@violates("memory/backing/paged-at-any-time", "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")
+def frames_stay_with_the_guest(model: BrokenModel) -> None:
+    """KVM does not hear of it when the host takes a frame."""
+    model.replace("kvm.notifier.invalidate_range_start", nothing())

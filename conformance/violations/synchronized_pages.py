@@ -1,0 +1,108 @@
+"""Wrong models: synchronized and unsynchronized pages, INVLPG, control registers."""
+
+from dataclasses import replace
+from typing import Any
+
+from conformance.broken import BrokenModel
+from conformance.violations.shadow_pages_unsync import never_unsync
+from mmu_model.kvm.page import sptep_to_sp
+from mmu_model.kvm.rmap import pte_list
+from mmuspec.violations import violates
+
+SECTION = "synchronized-and-unsynchronized-pages"
+
+
+@violates(f"{SECTION}/tlb-flush/synchronizes-all-reachable", f"{SECTION}/side-effect/resynchronized-on-flush")
+def a_flush_synchronizes_one_page(model: BrokenModel) -> None:
+    """The first that is found; the others wait for their own."""
+
+    def wrap(original: Any) -> Any:
+        found: list[Any] = []
+
+        def wrong(kvm: Any, sp: Any) -> list[Any]:
+            if found:
+                found.clear()
+                return []
+            found.extend(original(kvm, sp)[:1])
+            return list(found)
+
+        return wrong
+
+    model.wrap("shadow.unsync.mmu_unsync_walk", wrap)
+
+
+@violates(
+    f"{SECTION}/tlb-flush/tables-are-write-protected",
+    f"{SECTION}/reachable-table/protection-removed",
+    f"{SECTION}/reachable-table/saves-emulation",
+    "reaction-to-events/unsync/tried",
+    "reaction-to-events/unsync-done/guest-continues",
+)
+def all_tables_are_kept_protected(model: BrokenModel) -> None:
+    """As the document has it of the general case: every write to a table comes to KVM."""
+    never_unsync(model)
+
+
+@violates(f"{SECTION}/reachable-table/reachable-from-cr3")
+def only_reachable_tables_lose_their_protection(model: BrokenModel) -> None:
+    """As the document has it: a table is made unsync if a root that is loaded leads to it."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any, slot: Any, gfn: int, **how: bool) -> bool:
+            loaded = {vcpu.mmu.root.hpa for vcpu in kvm.vcpus}
+            if any(not _below(kvm, sp, loaded) for sp in kvm.valid_pages_at(gfn) if not sp.role.direct):
+                return False
+            return bool(original(kvm, slot, gfn, **how))
+
+        return wrong
+
+    model.wrap("shadow.unsync.mmu_try_to_unsync_pages", wrap)
+
+
+def _below(kvm: Any, sp: Any, loaded: set[int]) -> bool:
+    """Whether a page is a loaded root or hangs below one."""
+    parents = [sptep_to_sp(kvm.host, sptep) for sptep in pte_list(kvm.host, sp.parent_ptes)]
+    return sp.hpa in loaded or any(_below(kvm, parent, loaded) for parent in parents)
+
+
+@violates("reaction-to-events/invlpg-drop/affected-translations")
+def the_kernels_exchange_their_invlpg(model: BrokenModel) -> None:
+    """What 6.1 does, 6.12 does, and the other way round."""
+    _exchange(model)
+
+
+@violates("reaction-to-events/invlpg-reinstantiate/indicated-translation")
+def the_kernels_exchange_what_they_do_in_advance(model: BrokenModel) -> None:
+    """What 6.1 makes anew, 6.12 makes, and the other way round."""
+    _exchange(model)
+
+
+def _exchange(model: BrokenModel) -> None:
+    def wrap(original: Any) -> Any:
+        def wrong(release: str) -> Any:
+            kernel = original(release)
+            return replace(kernel, invlpg_zaps=not kernel.invlpg_zaps)
+
+        return wrong
+
+    model.wrap("kernels.kernel_named", wrap)
+
+
+@violates("reaction-to-events/mov-cr3-roots/looked-up", "reaction-to-events/mov-cr0-cr4-efer-roots/looked-up")
+def every_root_is_made_anew(model: BrokenModel) -> None:
+    """Neither those that a vCPU remembers nor those that the hash knows are used again."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, gfn: int, role: Any) -> Any:
+            return None if role.level == vcpu.mmu.root_role.level else original(vcpu, gfn, role)
+
+        return wrong
+
+    model.wrap("shadow.pages.kvm_mmu_find_shadow_page", wrap)
+    model.replace("kvm.roots.is_root_usable", lambda kvm, root, pgd, role: False)
+
+
+@violates("reaction-to-events/mov-cr0-cr4-efer-context/set-up")
+def the_context_stays_what_it_was(model: BrokenModel) -> None:
+    """A change of mode does not reach the MMU."""
+    model.replace("kvm.registers.matters_to_roles", lambda old, new: False)

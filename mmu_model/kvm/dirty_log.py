@@ -1,0 +1,93 @@
+"""Dirty logging: which frames of a slot were written since it was last asked (kvm_main.c, x86.c, mmu.c)."""
+
+from mmu_model.hardware.types import Gfn
+from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmMemorySlot
+from mmu_model.kvm.task import Steps, finish
+from mmu_model.kvm.vm import Kvm
+
+
+def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, slot: KvmMemorySlot) -> set[Gfn]:
+    """KVM_GET_DIRTY_LOG: the frames written. Unless the process protects them itself, logging starts anew.
+
+    Raises
+    ------
+    KvmError
+        The slot's writes are not logged.
+
+    """
+    found = set(_bitmap(slot))
+    if not kvm.manual_dirty_log_protect:
+        kvm_clear_dirty_log(kvm, slot, found)
+    return found
+
+
+def kvm_clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> None:
+    """KVM_CLEAR_DIRTY_LOG: write-protect those of the frames that were written, to log them once more.
+
+    Raises
+    ------
+    KvmError
+        The slot's writes are not logged.
+
+    """
+    finish(clear_dirty_log(kvm, slot, gfns))
+
+
+def clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[None]:
+    """:func:`kvm_clear_dirty_log`, that the guest's writes may overtake."""
+    bitmap = _bitmap(slot)
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        cleared = sorted(bitmap & gfns)
+        bitmap -= gfns
+        if kvm.parameters.tdp_mmu_enabled:
+            yield from kvm.tdp.kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, cleared, wrprot=True)
+        kvm.shadow.kvm_mmu_write_protect_gfns(kvm, slot, cleared)
+    if cleared:
+        kvm.flush_remote_tlbs()
+
+
+def _bitmap(slot: KvmMemorySlot) -> set[Gfn]:
+    if slot.dirty_bitmap is None:
+        raise KvmError(f"memory slot {slot.id} has no dirty log")
+    return slot.dirty_bitmap
+
+
+def kvm_mmu_slot_apply_flags(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    """Logging was switched on or off for a slot.
+
+    On: no write may go unseen, so everything is write-protected, by the TDP MMU in small pages. Off: what could
+    be large pages again is dropped.
+    """
+    if slot.flags & KVM_MEM_READONLY:
+        return
+    if slot.flags & KVM_MEM_LOG_DIRTY_PAGES:
+        yield from _begin_logging(kvm, slot)
+    else:
+        yield from _end_logging(kvm, slot)
+
+
+def _begin_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    if kvm.parameters.tdp_mmu_enabled:
+        yield from kvm.mmu_lock.read.wait()
+        with kvm.mmu_lock.read:
+            yield from kvm.tdp.kvm_tdp_mmu_try_split_huge_pages(kvm, slot)
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        kvm.shadow.kvm_mmu_slot_remove_write_access(kvm, slot)
+    if kvm.parameters.tdp_mmu_enabled:
+        yield from kvm.mmu_lock.read.wait()
+        with kvm.mmu_lock.read:
+            yield from kvm.tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot)
+    kvm.flush_remote_tlbs()
+
+
+def _end_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        kvm.shadow.kvm_rmap_zap_collapsible_sptes(kvm, slot)
+    if kvm.parameters.tdp_mmu_enabled:
+        yield from kvm.mmu_lock.read.wait()
+        with kvm.mmu_lock.read:
+            yield from kvm.tdp.kvm_tdp_mmu_zap_collapsible_sptes(kvm, slot)

@@ -1,0 +1,160 @@
+"""A guest never sees the shadow: random programs have the results that the processor alone gives them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conformance.live import PREDICATES
+from conformance.scenes import MIB, PAGE, TABLES, Editor, editing_guest
+from mmu_model.hardware import CR0_WP, CR4_SMEP, LogicalProcessor, PageFault, PhysicalMemory
+from mmu_model.kernels import KERNELS
+from mmu_model.kvm.memory_region import set_memory_region_flags
+from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
+from mmu_model.snapshot import MmuKind
+
+ADDRESSES = (0x5000, 0x9000, 2 * MIB, 1 << 30)
+"""Two pages of one last-level table, one of another, one of another directory."""
+
+FRAMES = (0x10_0000, 0x10_1000, 0x10_2000)
+UPPER = (2, 3)
+P, W, U, A, XD = 1, 2, 4, 1 << 5, 1 << 63
+
+addresses = st.sampled_from(ADDRESSES)
+rights = st.sets(st.sampled_from((P, W, U, XD)), max_size=4).map(lambda bits: A | sum(bits))
+accesses = st.tuples(st.sampled_from(("read", "write", "fetch")), addresses, st.sampled_from((0, 3)))
+edits = st.tuples(st.just("edit"), addresses, st.tuples(st.sampled_from(FRAMES), rights))
+upper_edits = st.tuples(st.just("upper"), addresses, st.tuples(st.sampled_from(UPPER), rights))
+modes = st.tuples(st.just("mode"), st.sampled_from(("wp", "smep")), st.just(0))
+hosts = st.tuples(st.just("host"), st.sampled_from(("zap", "log", "stop logging")), st.just(0))
+programs = st.lists(st.one_of(accesses, accesses, edits, upper_edits, modes, hosts), min_size=3, max_size=14)
+
+
+class Machine(Protocol):
+    """What a program runs on: a virtual processor, or the processor itself."""
+
+    def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int: ...
+    def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int: ...
+    def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None: ...
+    def invlpg(self, address: int) -> None: ...
+    def mov_cr0(self, value: int) -> None: ...
+    def mov_cr3(self, value: int) -> None: ...
+    def mov_cr4(self, value: int) -> None: ...
+
+
+@dataclass
+class Pair:
+    """The same guest twice: under KVM, and on a processor of its own."""
+
+    scene: Editor
+    native: LogicalProcessor
+    entries: dict[tuple[int, int], int]
+
+    @classmethod
+    def of(cls, kernel: str, mmu: MmuKind) -> "Pair":
+        """Both with the tables of an editing guest, and the frames numbered."""
+        scene = editing_guest(kernel, dict.fromkeys(ADDRESSES, FRAMES[0]), mmu=mmu)
+        memory = PhysicalMemory(46)
+        for number, frame in enumerate(FRAMES):
+            for at in (scene.vm.memory, memory):
+                at.write(frame, 100 + number)
+        for table in scene.frames:
+            for address in range(table, table + PAGE, 8):
+                if word := scene.vm.memory.read(address):
+                    memory.write(address, word)
+        tables = scene.tables
+        assert tables is not None
+        entries = {(at, level): tables.entry_address(at, level) for at in ADDRESSES for level in (1, *UPPER)}
+        return cls(scene, LogicalProcessor(memory, scene.cpu.vcpu.registers), entries)
+
+    def both(self, act: Callable[[Machine], object]) -> None:
+        """Do the same on both, and see that the same comes of it."""
+        outcomes = []
+        for machine in (self.scene.cpu, self.native):
+            try:
+                outcomes.append(act(machine))
+            except PageFault as fault:
+                outcomes.append((fault.error_code, fault.cr2))
+        assert outcomes[0] == outcomes[1]
+
+    def step(self, what: str, first: Any, second: Any, number: int) -> None:
+        """One step of a program."""
+        if what == "edit":
+            self.edit(first, 1, second[0] | second[1])
+        elif what == "upper":
+            self.edit_upper(first, *second)
+        elif what == "mode":
+            self.mode(first)
+        elif what == "host":
+            self.host(first)
+        else:
+            self.access(what, first, second, number)
+
+    def access(self, kind: str, address: int, cpl: int, value: int) -> None:
+        """Read, write or fetch."""
+        if kind == "write":
+            self.both(lambda machine: machine.write(address, value, cpl=cpl))
+        else:
+            self.both(lambda machine: getattr(machine, kind)(address, cpl=cpl))
+
+    def edit(self, address: int, level: int, entry: int) -> None:
+        """Change an entry through the window, and flush what it translated, as the architecture demands."""
+        where = self.scene.window + self.entries[address, level] - TABLES
+        self.both(lambda machine: machine.write(where, entry))
+        if level == 1:
+            self.both(lambda machine: machine.invlpg(address))
+        else:
+            cr3 = self.native.registers.cr3
+            self.both(lambda machine: machine.mov_cr3(cr3))
+
+    def edit_upper(self, address: int, level: int, bits: int) -> None:
+        """Change the rights of an upper entry."""
+        table = self.native.memory.read(self.entries[address, level]) & ~(P | W | U | XD)
+        self.edit(address, level, table | bits)
+
+    def mode(self, what: str) -> None:
+        """Turn a protection on or off."""
+        registers = self.native.registers
+        if what == "wp":
+            self.both(lambda machine: machine.mov_cr0(registers.cr0 ^ CR0_WP))
+        else:
+            self.both(lambda machine: machine.mov_cr4(registers.cr4 ^ CR4_SMEP))
+
+    def host(self, what: str) -> None:
+        """The host does something that the guest cannot know of."""
+        vm = self.scene.vm
+        if what == "zap":
+            vm.remove_memory(vm.add_memory(1 << 40, PAGE))
+            return
+        slot = vm.kvm.memslots[0].find(0)
+        assert slot is not None
+        set_memory_region_flags(vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES if what == "log" else 0)
+
+    def check(self) -> None:
+        """What any state of KVM's MMUs satisfies."""
+        snapshot = self.scene.vm.snapshot()
+        assert [what for predicate in PREDICATES for what in predicate.check(snapshot)] == []
+
+    def same_memory(self) -> None:
+        """The frames have the same contents in the end."""
+        for frame in FRAMES:
+            assert self.scene.vm.memory.read(frame) == self.native.memory.read(frame)
+
+
+@pytest.mark.parametrize("mmu", list(MmuKind), ids=lambda kind: kind.value)
+@pytest.mark.parametrize("kernel", list(KERNELS))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(program=programs)
+def test_a_guest_sees_the_architecture(
+    kernel: str, mmu: MmuKind, program: list[tuple[str, object, object]]
+) -> None:
+    """Every access has the result, or the fault with the error code, that the processor gives by itself; and
+    after every step all that is true of real snapshots is true."""
+    pair = Pair.of(kernel, mmu)
+    for number, (what, first, second) in enumerate(program):
+        pair.step(what, first, second, number)
+        pair.check()
+    pair.same_memory()

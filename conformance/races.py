@@ -171,12 +171,13 @@ def two_vcpus(kernel: str, *, loaded: bool = True, host_level: int = PG_LEVEL_4K
 
 
 def two_faults_on_one_gfn(kernel: str) -> Race:
-    """Two vCPUs touch the same page for the first time."""
+    """Two vCPUs touch the same page for the first time, the first one below a table of level 2."""
     scene, second = two_vcpus(kernel)
+    finish(faults(scene.cpu.vcpu, 2 * MIB))
 
     def at_end() -> None:
         whole(scene.vm)
-        assert scene.vm.kvm.stat["pages_4k"] == 1
+        assert scene.vm.kvm.stat["pages_4k"] == 2
         maps_what_the_host_does(scene.vm, TOUCHED)
 
     return Race(

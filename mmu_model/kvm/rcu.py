@@ -71,8 +71,8 @@ class Rcu:
 
     def unlock(self) -> None:
         """`rcu_read_unlock`; raises LockNotHeld if the task is in no section."""
-        task = current()
         self.assert_held()
+        task = current()
         section = self._readers[task]
         section.depth -= 1
         if section.depth:
@@ -80,7 +80,8 @@ class Rcu:
         del self._readers[task]
         if not self._sleepable:
             task.atomic -= 1
-        self._run_callbacks()
+        if self._callbacks:
+            self._run_callbacks()
 
     def assert_held(self) -> None:
         """`rcu_dereference`: raises LockNotHeld if the current task is in no read-side section."""

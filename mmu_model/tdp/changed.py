@@ -40,7 +40,9 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, place: TdpIter, new_spte: int) -> Steps[bo
     if not kvm.host.compare_exchange(place.sptep, place.old_spte, new_spte):
         place.refresh()
         return False
-    yield from handle_changed_spte(kvm, place.gfn, place.old_spte, new_spte, place.level, shared=True)
+    removed = handle_changed_spte(kvm, place.gfn, place.old_spte, new_spte, place.level)
+    if removed is not None:
+        yield from _handle_removed_pt(kvm, removed, shared=True)
     return True
 
 
@@ -50,7 +52,9 @@ def tdp_mmu_iter_set_spte(kvm: Kvm, place: TdpIter, new_spte: int) -> Steps[None
     _check_not_frozen(kvm, place)
     yield "writes an spte"
     place.old_spte = kvm_tdp_mmu_write_spte(kvm, place.sptep, place.old_spte, new_spte, place.level)
-    yield from handle_changed_spte(kvm, place.gfn, place.old_spte, new_spte, place.level, shared=False)
+    removed = handle_changed_spte(kvm, place.gfn, place.old_spte, new_spte, place.level)
+    if removed is not None:
+        yield from _handle_removed_pt(kvm, removed, shared=False)
 
 
 def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: Sptep, old_spte: int, new_spte: int, level: int) -> int:
@@ -70,10 +74,8 @@ def _check_not_frozen(kvm: Kvm, place: TdpIter) -> None:
         raise KvmBug("an spte of the TDP MMU is to be changed that is frozen, or was read before yielding")
 
 
-def handle_changed_spte(
-    kvm: Kvm, gfn: Gfn, old_spte: int, new_spte: int, level: int, *, shared: bool
-) -> Steps[None]:
-    """The bookkeeping: statistics, accessed and dirty frames, and tables that nothing points at any more.
+def handle_changed_spte(kvm: Kvm, gfn: Gfn, old_spte: int, new_spte: int, level: int) -> KvmMmuPage | None:
+    """The bookkeeping: statistics, accessed and dirty frames; a table that nothing points at any more is returned.
 
     Parameters
     ----------
@@ -81,8 +83,6 @@ def handle_changed_spte(
         The VM, the first frame that the spte spans, and its level.
     old_spte, new_spte :
         What it was and is.
-    shared :
-        mmu_lock is held for read.
 
     Raises
     ------
@@ -92,11 +92,11 @@ def handle_changed_spte(
 
     """
     if old_spte == new_spte:
-        return
+        return None
     was_present, is_present = is_shadow_present_pte(old_spte), is_shadow_present_pte(new_spte)
     if not was_present and not is_present:
         _check_change_of_nonpresent(kvm, old_spte, new_spte)
-        return
+        return None
     was_leaf = was_present and is_last_spte(old_spte, level)
     is_leaf = is_present and is_last_spte(new_spte, level)
     pfn_changed = spte_to_pfn(old_spte) != spte_to_pfn(new_spte)
@@ -107,7 +107,8 @@ def handle_changed_spte(
     if was_leaf:
         _transfer_to_frame(kvm, old_spte, new_spte if is_present and not pfn_changed else 0)
     elif was_present and (is_leaf or not is_present):
-        yield from _handle_removed_pt(kvm, spte_to_child_sp(kvm.host, old_spte), shared=shared)
+        return spte_to_child_sp(kvm.host, old_spte)
+    return None
 
 
 def _check_change_of_nonpresent(kvm: Kvm, old_spte: int, new_spte: int) -> None:
@@ -139,17 +140,23 @@ def _handle_removed_pt(kvm: Kvm, sp: KvmMmuPage, *, shared: bool) -> Steps[None]
         old_spte = host.read(sptep)
         if not is_shadow_present_pte(old_spte) and old_spte != frozen:
             if shared:
-                host.write(sptep, frozen)
+                _freeze_nonpresent(kvm, sptep)
             continue
         if shared:
             old_spte = yield from _freeze_shared(kvm, sptep)
         else:
             yield "freezes an spte"
             old_spte = kvm_tdp_mmu_write_spte(kvm, sptep, old_spte, frozen, level)
-        yield from handle_changed_spte(
-            kvm, linear_gfn(sp.gfn, index, level), old_spte, frozen, level, shared=shared
-        )
+        gfn = linear_gfn(sp.gfn, index, level)
+        removed = handle_changed_spte(kvm, gfn, old_spte, frozen, level)
+        if removed is not None:
+            yield from _handle_removed_pt(kvm, removed, shared=shared)
     kvm.rcu.call(lambda: sp.free(host))
+
+
+def _freeze_nonpresent(kvm: Kvm, sptep: Sptep) -> None:
+    """Freeze an spte that leads nowhere: nobody can get in between, and there is nothing to keep account of."""
+    kvm.host.write(sptep, kvm.kernel.frozen_spte)
 
 
 def _freeze_shared(kvm: Kvm, sptep: Sptep) -> Steps[int]:

@@ -25,8 +25,6 @@ RETRIES: Final = 4
 
 def fast_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """FIXED or SPURIOUS if that was all; INVALID if the fault has to be handled under the lock."""
-    if not page_fault_can_be_fast(vcpu, fault):
-        return RetPf.INVALID
     result: RetPf | None = None
     with vcpu.kvm.rcu.read:
         for _ in range(1 + RETRIES):

@@ -49,8 +49,9 @@ class TdpIter:
     """
 
     __slots__ = (
-        "_kvm",
         "_min_level",
+        "_rcu",
+        "_read",
         "_root_level",
         "_tables",
         "_yielded_gfn",
@@ -65,7 +66,8 @@ class TdpIter:
     )
 
     def __init__(self, kvm: Kvm, root: KvmMmuPage, start: Gfn, min_level: int = PG_LEVEL_4K) -> None:
-        self._kvm = kvm
+        self._rcu = kvm.rcu
+        self._read = kvm.host.memory.read
         self._min_level = min_level
         self._root_level = root.role.level
         self._tables = [Kva(0)] * (root.role.level + 1)
@@ -85,14 +87,14 @@ class TdpIter:
 
     def _read_spte(self) -> None:
         """Read the entry of the present level for the present frame."""
-        self._kvm.rcu.assert_held()
+        self._rcu.assert_held()
         index = self.gfn >> SPTE_LEVEL_BITS * (self.level - 1) & SPTE_ENT_PER_PAGE - 1
         self.sptep = Sptep(Kva(self._tables[self.level] + index * 8))
-        self.old_spte = self._kvm.host.read(self.sptep)
+        self.old_spte = self._read(self.sptep - PAGE_OFFSET)
 
     def refresh(self) -> None:
         """Read the entry again."""
-        self.old_spte = self._kvm.host.read(self.sptep)
+        self.old_spte = self._read(self.sptep - PAGE_OFFSET)
 
     def next(self) -> None:
         """Go on: down if there is a table, else to the next entry, else up and to the next entry there."""
@@ -111,14 +113,15 @@ class TdpIter:
 
     def try_step_down(self) -> bool:
         """Go on in the table that the entry, read again, points at; False if there is none."""
-        if self.level == self._min_level:
+        level = self.level
+        if level == self._min_level:
             return False
-        spte = self.old_spte = self._kvm.host.read(self.sptep)
-        if not is_shadow_present_pte(spte) or is_last_spte(spte, self.level):
+        spte = self.old_spte = self._read(self.sptep - PAGE_OFFSET)
+        if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
             return False
-        self.level -= 1
-        self._tables[self.level] = Kva(PAGE_OFFSET + (spte & SPTE_BASE_ADDR_MASK))
-        self.gfn = gfn_round_for_level(self.next_last_level_gfn, self.level)
+        self.level = level = level - 1
+        self._tables[level] = Kva(PAGE_OFFSET + (spte & SPTE_BASE_ADDR_MASK))
+        self.gfn = gfn_round_for_level(self.next_last_level_gfn, level)
         self._read_spte()
         return True
 

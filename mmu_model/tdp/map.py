@@ -20,7 +20,7 @@ from mmu_model.kvm.types import SPTE_ENT_PER_PAGE
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.changed import PAGES_STAT, tdp_mmu_set_spte_atomic
-from mmu_model.tdp.fast_page_fault import fast_page_fault
+from mmu_model.tdp.fast_page_fault import fast_page_fault, page_fault_can_be_fast
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import tdp_mmu_alloc_sp
 from mmu_model.tdp.split import split_into
@@ -30,9 +30,10 @@ def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """A fault at a guest-physical address. Many vCPUs may be here at once: mmu_lock is held for read."""
     if page_fault_handle_page_track(fault):
         return RetPf.WRITE_PROTECTED
-    result = yield from fast_page_fault(vcpu, fault)
-    if result is not RetPf.INVALID:
-        return result
+    if page_fault_can_be_fast(vcpu, fault):
+        result = yield from fast_page_fault(vcpu, fault)
+        if result is not RetPf.INVALID:
+            return result
     result = yield from faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RetPf.CONTINUE:
         return result

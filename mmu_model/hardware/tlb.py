@@ -12,6 +12,9 @@ from mmu_model.hardware.walk import AccessToMemory, Start
 
 A = TypeVar("A", bound=AccessToMemory)
 
+TABLE_SHIFTS = (21, 22, 30, 39, 48)
+"""Address bits below an entry that references a table, of any level of any mode (SDM vol. 3, tables 4-1, 4-2)."""
+
 ANY_PCID = -1
 """The PCID of global translations: they are used whatever the current one is."""
 
@@ -92,13 +95,21 @@ class Selection(NamedTuple):
         return self.pcid in (None, tag.pcid)
 
 
+Key = tuple[Tag, int, int]
+"""Whose entry, how many bits of address one such entry covers, and the address above those bits."""
+
+
 class TranslationCache:
     """TLB and paging-structure caches of one dimension."""
 
     def __init__(self) -> None:
-        self._pages: dict[tuple[Tag, int, int], Cached] = {}
-        self._tables: dict[tuple[Tag, int, int], Start] = {}
+        self._pages: dict[Key, Cached] = {}
+        # By page of the guest, its pieces in `_pages`: an invalidation takes all of them.
+        self._pieces: dict[Key, list[Key]] = {}
+        self._tables: dict[Key, Start] = {}
+        self._tags: set[Tag] = set()
         self._shifts: set[int] = set()
+        self._sizes: set[int] = set()
         self._has_global = False
 
     def __len__(self) -> int:
@@ -131,16 +142,23 @@ class TranslationCache:
         if is_global:
             tag = tag._replace(pcid=ANY_PCID)
             self._has_global = True
+        key = tag, cached.shift, address >> cached.shift
+        page = tag, cached.guest.shift, address >> cached.guest.shift
+        self._tags.add(tag)
         self._shifts.add(cached.shift)
-        self._pages[tag, cached.shift, address >> cached.shift] = cached
+        self._sizes.add(cached.guest.shift)
+        self._pages[key] = cached
+        self._pieces.setdefault(page, []).append(key)
 
     def tables(self, tag: Tag) -> "CachedTables":
         """The paging-structure caches as a walk with this tag uses them."""
+        self._tags.add(tag)
         return CachedTables(self._tables, tag)
 
     def invalidate(self, selection: Selection) -> None:
         """Forget all that the selection takes."""
         self._pages = {key: page for key, page in self._pages.items() if not selection.takes(key[0])}
+        self._pieces = {key: pieces for key, pieces in self._pieces.items() if not selection.takes(key[0])}
         self._tables = {key: table for key, table in self._tables.items() if not selection.takes(key[0])}
 
     def invalidate_address(self, selection: Selection, address: int, *, all_tables: bool = True) -> None:
@@ -149,23 +167,26 @@ class TranslationCache:
         Of the paging-structure caches go all that the selection takes, as with INVLPG, or only those that a
         walk of the address would use, as with a page fault (SDM vol. 3, 4.10.4.1).
         """
+        for tag in filter(selection.takes, self._tags):
+            for size in self._sizes:
+                self._forget_page((tag, size, address >> size))
+            if not all_tables:
+                for shift in TABLE_SHIFTS:
+                    self._tables.pop((tag, shift, address >> shift), None)
+        if all_tables:
+            self._tables = {key: table for key, table in self._tables.items() if not selection.takes(key[0])}
 
-        def is_around(key: tuple[Tag, int, int], size: int) -> bool:
-            _, shift, number = key
-            return selection.takes(key[0]) and number << shift >> size == address >> size
-
-        self._pages = {key: page for key, page in self._pages.items() if not is_around(key, page.guest.shift)}
-        self._tables = {
-            key: table
-            for key, table in self._tables.items()
-            if not (selection.takes(key[0]) if all_tables else is_around(key, key[1]))
-        }
+    def _forget_page(self, page: Key) -> None:
+        for key in self._pieces.pop(page, ()):
+            piece = self._pages.get(key)
+            if piece and piece.guest.shift == page[1]:  # or the guest has another page there by now
+                del self._pages[key]
 
 
 class CachedTables:
     """The paging-structure caches, for walks with one tag."""
 
-    def __init__(self, tables: dict[tuple[Tag, int, int], Start], tag: Tag) -> None:
+    def __init__(self, tables: dict[Key, Start], tag: Tag) -> None:
         self._tables = tables
         self._tag = tag
 

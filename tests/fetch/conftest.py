@@ -72,7 +72,7 @@ def put() -> Callable[[Path, str], Path]:
     def put(place: Path, text: str) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         data = text.encode()
-        place.write_bytes(gzip.compress(data) if place.suffix == ".gz" else data)
+        place.write_bytes(gzip.compress(data, mtime=0) if place.suffix == ".gz" else data)
         return place
 
     return put
@@ -182,7 +182,7 @@ class Archive:
         for path, text in files.items():
             (documents / path).parent.mkdir(parents=True, exist_ok=True)
             data = text.encode()
-            (documents / path).write_bytes(gzip.compress(data) if path.endswith(".gz") else data)
+            (documents / path).write_bytes(gzip.compress(data, mtime=0) if path.endswith(".gz") else data)
         package = self.packages / f"{name}_{release}.7-1_all.deb"
         command = ["dpkg-deb", "--root-owner-group", "--build", str(root), str(package)]
         subprocess.run(command, check=True, capture_output=True)

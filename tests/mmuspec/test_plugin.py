@@ -199,6 +199,13 @@ def test_a_crash_is_no_proof(suite: pytest.Pytester) -> None:
     assert statement(suite, HOLDS)["status"] == "tested"
 
 
+def test_a_violation_that_never_ends(suite: pytest.Pytester) -> None:
+    edit(suite, "conftest.py", "lambda: 2", "lambda: any(0 for _ in iter(int, 1))")
+    assert_error(
+        suite, "two_keys: a crash is no proof; *no end after 0.5 s*", "--prove", "--prove-seconds=0.5"
+    )
+
+
 def test_a_violation_that_itself_fails(suite: pytest.Pytester) -> None:
     edit(suite, "conftest.py", 'replace("keys"', 'replace("kees"')
     assert_error(suite, "two_keys: a crash is no proof; *kees*", "--prove")

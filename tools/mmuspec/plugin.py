@@ -11,8 +11,10 @@ It sleeps until a test carries the mark ``spec``. What it adds to a run:
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -43,6 +45,13 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mmuspec", "statements of mmu.rst")
     group.addoption("--prove", action="store_true", help="show that a wrong model makes the tests fail")
+    group.addoption(
+        "--prove-seconds",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long a test may take on a wrong model (default: %(default)s)",
+    )
     group.addoption("--spec-dir", metavar="DIR", help="the spec folder (default: spec/ of the repository)")
     group.addoption(
         "--spec-results", metavar="FILE", help="where to write the results (default: build/results.json)"
@@ -135,7 +144,7 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
     watch = _Watch()
     item.config.pluginmanager.register(watch)
     try:
-        with broken:
+        with _at_most(item.config.getoption("prove_seconds")), broken:
             runtestprotocol(item, log=False, nextitem=nextitem)
     except Exception as error:
         return f"crashed: {type(error).__name__}: {error}"
@@ -143,6 +152,25 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
         item.config.pluginmanager.unregister(watch)
         item.user_properties[:] = kept
     return outcomes[0] if outcomes else "survived"
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """A wrong model may go round for ever; after this time it crashes, again and again until it is out."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no end after {seconds:g} s")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:

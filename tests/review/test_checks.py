@@ -78,7 +78,7 @@ class TestFigures:
         [
             ((), "A shadow page contains 512 sptes."),
             ((), "Each 32-bit gpte becomes two 64-bit sptes."),
-            (("role.direct",), "2MB for first level, 1GB for second level, 0.5TB for third level, 256TB for fourth level"),
+            (("role.direct",), "256TB for fourth level, 0.5TB for third level, 1GB for second level, 2MB for first level"),
             (("role.level",), "1=4k sptes, 2=2M sptes, 3=1G sptes"),
             (("role.quadrant",), "It takes values in the range 0..3 under 32-bit guests."),
             (("clear_spte_count",), "Only there on 32-bit hosts, where 64 bits are two words."),

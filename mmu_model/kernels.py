@@ -4,7 +4,7 @@ A switch is a field of :class:`Kernel`; its comment says what hangs on it, its m
 seen in the sources of the releases (Debian's 6.1.192 and 6.12.117).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 
@@ -143,6 +143,13 @@ def kernel_named(release: str) -> Kernel:
         return KERNELS[release]
     except KeyError:
         raise ValueError(f"no model of kernel {release!r}; there are {', '.join(KERNELS)}") from None
+
+
+def on_32_bit(kernel: Kernel) -> Kernel:
+    """The same release without CONFIG_X86_64: there bit 63 of an spte is of no use for virtualization exceptions
+    (mmu/spte.h: SHADOW_NONPRESENT_VALUE)."""
+    bits = kernel.shadow_nonpresent_value
+    return replace(kernel, shadow_nonpresent_value=0, frozen_spte=kernel.frozen_spte & ~bits)
 
 
 def switches() -> dict[str, dict[str, str]]:

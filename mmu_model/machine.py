@@ -29,10 +29,10 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SHIFT
-from mmu_model.kernels import Kernel, kernel_named
+from mmu_model.kernels import Kernel, kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
-from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.fault import RetPf
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
@@ -47,7 +47,7 @@ from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_register
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import EPT_MISCONFIG_ERROR_CODE, construct_eptp, ept_violation_error_code
@@ -87,6 +87,8 @@ class VirtualMachine:
         Whether large pages may not be executable.
     tdp_format :
         What nested paging the host's processor has; with :attr:`MmuKind.SHADOW` it is not used.
+    x86_64 :
+        Whether the host's kernel is a 64-bit one. Another has no TDP MMU; its nested paging is PAE or EPT.
 
     """
 
@@ -99,8 +101,14 @@ class VirtualMachine:
         max_tdp_level: int = 4,
         nx_huge_pages: bool = False,
         tdp_format: TdpFormat = TdpFormat.NPT,
+        x86_64: bool = True,
     ) -> None:
-        self.host = Host(maxphyaddr)
+        if not x86_64:
+            if mmu is MmuKind.TDP:
+                raise KvmError("a 32-bit host has no TDP MMU: take the direct pages of the shadow MMU")
+            max_tdp_level = PT32E_ROOT_LEVEL if tdp_format is TdpFormat.NPT else PT64_ROOT_4LEVEL
+        release = kernel_named(kernel) if x86_64 else on_32_bit(kernel_named(kernel))
+        self.host = Host(maxphyaddr, x86_64=x86_64)
         self.process = Process(self.host)
         parameters = Parameters(
             tdp_enabled=mmu is not MmuKind.SHADOW,
@@ -113,9 +121,9 @@ class VirtualMachine:
         self.kvm = Kvm(
             host=self.host,
             process=self.process,
-            kernel=kernel_named(kernel),
+            kernel=release,
             parameters=parameters,
-            masks=spte_masks(kernel_named(kernel), parameters, maxphyaddr),
+            masks=spte_masks(release, parameters, maxphyaddr),
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
@@ -280,9 +288,8 @@ class Cpu:
         if vcpu.kvm.parameters.ept_enabled:
             return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr)
         la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
-        return NestedPaging(
-            vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=EFER_LMA | EFER_NXE, maxphyaddr=maxphyaddr
-        )
+        efer = EFER_NXE | (EFER_LMA if vcpu.kvm.host.x86_64 else 0)
+        return NestedPaging(vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=efer, maxphyaddr=maxphyaddr)
 
     def _execute(self, instruction: Instruction) -> int:
         how: Access = instruction.access

@@ -11,7 +11,8 @@ from mmu_model.kvm.fault import (
     RetPf,
 )
 from mmu_model.kvm.mmio import check_mmio_spte, get_mmio_spte_gfn, mmio_info_in_cache, vcpu_cache_mmio_info
-from mmu_model.kvm.shadow_walk import last_spte
+from mmu_model.kvm.shadow_walk import last_spte_lockless, reading_shadow_page_tables
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.vcpu import KvmVcpu
 
 
@@ -66,8 +67,9 @@ def handle_mmio_page_fault(vcpu: KvmVcpu, address: int) -> RetPf:
     direct = bool(vcpu.mmu.root_role.direct)
     if mmio_info_in_cache(vcpu, address, direct=direct):
         return RetPf.EMULATE
-    spte = last_spte(vcpu, address)
-    if spte is None or not vcpu.kvm.masks.is_mmio(spte):
+    with reading_shadow_page_tables(vcpu):
+        found = finish(last_spte_lockless(vcpu, address))
+    if found is None or not vcpu.kvm.masks.is_mmio(spte := found[1]):
         return RetPf.RETRY
     if not check_mmio_spte(vcpu, spte):
         return RetPf.INVALID

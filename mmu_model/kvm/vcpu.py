@@ -61,6 +61,8 @@ class KvmVcpu:
         reads them from memory.
     root_mmu, guest_mmu, mmu :
         The MMU of the vCPU's own memory; the one that shadows the nested tables of its guest; the one in use.
+    reading_shadow_page_tables :
+        It walks shadow pages without mmu_lock (`vcpu->mode` is READING_SHADOW_PAGE_TABLES).
     requests :
         What is left to do before the guest runs again.
     exception :
@@ -80,6 +82,7 @@ class KvmVcpu:
         self.root_mmu = KvmMmu()
         self.guest_mmu = KvmMmu()
         self.mmu = self.root_mmu
+        self.reading_shadow_page_tables = False
         self.requests: set[Request] = set()
         self.exception: PageFault | None = None
         self.mmio = MmioCache()

@@ -44,6 +44,7 @@ from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
+from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
@@ -178,15 +179,15 @@ class Cpu:
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
         """Read 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
-        return self._run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
+        return self.run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
 
     def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
         """Read bytes of code, as :meth:`read` does; raises the fault that the guest gets."""
-        return self._run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
+        return self.run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
 
     def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None:
         """Write 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
-        self._run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
+        self.run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
 
     def set_registers(self, registers: Registers) -> None:
         """KVM_SET_SREGS: all control registers at once."""
@@ -239,6 +240,12 @@ class Cpu:
         """#VMEXIT: back to the guest itself."""
         leave_nested(self.vcpu)
 
+    def run(self, instruction: Instruction) -> int:
+        """Execute an instruction, with as many exits as it takes; what it read, or 0."""
+        result = self._run(instruction)
+        self.vcpu.rip += 1
+        return result
+
     def _run(self, instruction: Instruction) -> int:
         for _ in range(MAX_EXITS):
             self._enter()
@@ -254,8 +261,11 @@ class Cpu:
                 exit_reason = fault.gpa, ept_violation_error_code(fault.exit_qualification)
             except EptMisconfiguration as fault:
                 exit_reason = fault.gpa, EPT_MISCONFIG_ERROR_CODE
-            if kvm_mmu_page_fault(self.vcpu, *exit_reason) is RetPf.EMULATE:
-                return self._emulate(instruction)
+            emulation = EmulationType()
+            if kvm_mmu_page_fault(self.vcpu, *exit_reason, emulation) is RetPf.EMULATE:
+                result = self._emulate(instruction, emulation)
+                if result is not None:
+                    return result
             self._inject()
         raise KvmBug(f"the guest makes no progress at {instruction.address:#x}")
 
@@ -299,9 +309,9 @@ class Cpu:
             return 0
         return load(self._vm.host.memory, hpa, instruction.size)
 
-    def _emulate(self, instruction: Instruction) -> int:
+    def _emulate(self, instruction: Instruction, emulation: EmulationType) -> int | None:
         try:
-            return x86_emulate_instruction(self.vcpu, instruction)
+            return x86_emulate_instruction(self.vcpu, instruction, emulation)
         except MmioExit as exit_to_process:
             devices, gpa = self._vm.devices, exit_to_process.gpa
             if instruction.access.writes:

@@ -65,6 +65,10 @@ class KvmVcpu:
         It walks shadow pages without mmu_lock (`vcpu->mode` is READING_SHADOW_PAGE_TABLES).
     requests :
         What is left to do before the guest runs again.
+    rip :
+        Which instruction it executes: they are counted, from 1, for the model has no code.
+    last_retry_rip, last_retry_addr :
+        The last one that KVM let the processor try again, and the address that it had faulted on; 0 for none.
     exception :
         A page fault that the guest is to get.
     stat :
@@ -84,6 +88,9 @@ class KvmVcpu:
         self.mmu = self.root_mmu
         self.reading_shadow_page_tables = False
         self.requests: set[Request] = set()
+        self.rip = 1
+        self.last_retry_rip = 0
+        self.last_retry_addr = 0
         self.exception: PageFault | None = None
         self.mmio = MmioCache()
         self.stat: Counter[str] = Counter()

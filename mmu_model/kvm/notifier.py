@@ -1,14 +1,23 @@
 """The host tells KVM that it changes the mapping of the process's memory (kvm_main.c: the MMU notifier)."""
 
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
+from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.task import Steps, finish
+from mmu_model.kvm.requests import flush_remote_tlbs
+from mmu_model.kvm.task import Steps, finish, might_sleep
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import Kvm
 
 
 def invalidate_range_start(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
-    """Before the host changes the mapping of `start` to before `end`: no spte leads there, until it is over."""
+    """Before the host changes the mapping of `start` to before `end`: no spte leads there, until it is over.
+
+    The memslots do not change meanwhile: so the end finds those that the beginning found, and what is counted
+    up is counted down again.
+    """
+    yield from kvm.mn_invalidate_lock.wait()
+    with kvm.mn_invalidate_lock:
+        kvm.mn_active_invalidate_count += 1
     slots = [slot for each in kvm.memslots for slot in each if gfn_range(slot, start, end)]
     if not slots:
         return
@@ -22,16 +31,49 @@ def invalidate_range_start(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
             if kvm.parameters.tdp_mmu_enabled:
                 flush |= yield from kvm.tdp.kvm_tdp_mmu_unmap_gfn_range(kvm, slot, first, behind)
         if flush:
-            kvm.flush_remote_tlbs()
+            yield from flush_remote_tlbs(kvm)
 
 
 def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
-    """After it: faults that looked at the mapping in between are tried again, later ones go on."""
-    if not any(gfn_range(slot, start, end) for each in kvm.memslots for slot in each):
-        return
-    yield from kvm.mmu_lock.write.wait()
-    with kvm.mmu_lock.write:
-        mmu_invalidate_end(kvm)
+    """After it: faults that looked at the mapping in between are tried again, later ones go on.
+
+    Raises
+    ------
+    KvmBug
+        There was no beginning.
+
+    """
+    if any(gfn_range(slot, start, end) for each in kvm.memslots for slot in each):
+        yield from kvm.mmu_lock.write.wait()
+        with kvm.mmu_lock.write:
+            mmu_invalidate_end(kvm)
+    yield from kvm.mn_invalidate_lock.wait()
+    with kvm.mn_invalidate_lock:
+        if not kvm.mn_active_invalidate_count:
+            raise KvmBug("the host ends a change of its mappings that it did not announce")
+        kvm.mn_active_invalidate_count -= 1
+
+
+class Invalidations:
+    """Changes of the host's mappings: over when none is under way (mn_memslots_update_rcuwait)."""
+
+    __slots__ = ("_kvm",)
+
+    def __init__(self, kvm: Kvm) -> None:
+        self._kvm = kvm
+
+    def ready(self) -> bool:
+        """Whether none is."""
+        return not self._kvm.mn_active_invalidate_count
+
+    def __str__(self) -> str:
+        return "changes of the host's mappings to be over"
+
+
+def wait_for_invalidations(kvm: Kvm) -> Steps[None]:
+    """Wait until memslots may be changed; then nobody comes in between (kvm_swap_active_memslots)."""
+    might_sleep("for changes of the host's mappings")
+    yield Invalidations(kvm)
 
 
 def mmu_invalidate_begin(kvm: Kvm) -> None:

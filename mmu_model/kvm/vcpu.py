@@ -29,6 +29,18 @@ class Request(Enum):
     TLB_FLUSH_CURRENT = "flush the TLB of the current context"
 
 
+class VcpuMode(Enum):
+    """`vcpu->mode`: whether the vCPU has to be interrupted to be reached.
+
+    READING_SHADOW_PAGE_TABLES: it walks sptes of the shadow MMU without a lock and takes no interrupts.
+    """
+
+    OUTSIDE_GUEST_MODE = 0
+    IN_GUEST_MODE = 1
+    EXITING_GUEST_MODE = 2
+    READING_SHADOW_PAGE_TABLES = 3
+
+
 class MmioCache:
     """`vcpu->arch.mmio_*`: the last access that turned out to have no memory behind it.
 
@@ -63,6 +75,8 @@ class KvmVcpu:
         The MMU of the vCPU's own memory; the one that shadows the nested tables of its guest; the one in use.
     requests :
         What is left to do before the guest runs again.
+    mode, kicked :
+        Where the vCPU is; an interrupt is on its way that is to bring it out of there.
     exception :
         A page fault that the guest is to get.
     stat :
@@ -81,6 +95,8 @@ class KvmVcpu:
         self.guest_mmu = KvmMmu()
         self.mmu = self.root_mmu
         self.requests: set[Request] = set()
+        self.mode = VcpuMode.OUTSIDE_GUEST_MODE
+        self.kicked = False
         self.exception: PageFault | None = None
         self.mmio = MmioCache()
         self.stat: Counter[str] = Counter()

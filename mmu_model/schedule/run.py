@@ -6,7 +6,7 @@ from types import GeneratorType
 from typing import Final
 
 from mmu_model.fingerprint import fingerprint
-from mmu_model.kvm.task import Spin, Task, Wait, running
+from mmu_model.kvm.task import Spin, Task, Wait, leave, running
 from mmu_model.schedule.race import NeverYields, Race, ScheduleFailed, Step, WrongSchedule
 
 _TRIES: Final = 2
@@ -51,6 +51,8 @@ class Run:
         try:
             with running(self.tasks[name]):
                 stop = next(self.race.actors[name], None)
+                if stop is None:
+                    leave()
             self.stops[name] = stop
             self.in_vain = {each: self.in_vain[each] if each == name else 0 for each in self.in_vain}
             self.in_vain[name] += isinstance(stop, Spin)

@@ -125,9 +125,9 @@ def kvm_swap_active_memslots(
 ) -> Steps[None]:
     """The changed set of slots takes effect, with other flags of the new slot if there are any.
 
-    Not while the host is changing mappings. Until everybody who may still work with the old set has finished, the generation has a flag that makes
-    whatever is remembered meanwhile good for nothing: what was seen in the old set is never kept under the
-    new generation.
+    Not while the host is changing mappings. Until everybody who may still work with the old set has finished,
+    the generation has a flag that makes whatever is remembered meanwhile good for nothing: what was seen in the
+    old set is never kept under the new generation.
     """
     kvm.slots_lock.assert_held()
     yield from wait_for_invalidations(kvm)

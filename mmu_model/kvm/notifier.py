@@ -18,15 +18,14 @@ def invalidate_range_start(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
     yield from kvm.mn_invalidate_lock.wait()
     with kvm.mn_invalidate_lock:
         kvm.mn_active_invalidate_count += 1
-    slots = [slot for each in kvm.memslots for slot in each if gfn_range(slot, start, end)]
-    if not slots:
+    ranges = gfn_ranges(kvm, start, end)
+    if not ranges:
         return
     yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
         mmu_invalidate_begin(kvm)
         flush = False
-        for slot in slots:
-            first, behind = gfn_range(slot, start, end) or (Gfn(0), Gfn(0))
+        for slot, first, behind in ranges:
             flush |= kvm.shadow.kvm_unmap_gfn_range(kvm, slot, first, behind)
             if kvm.parameters.tdp_mmu_enabled:
                 flush |= yield from kvm.tdp.kvm_tdp_mmu_unmap_gfn_range(kvm, slot, first, behind)
@@ -43,7 +42,7 @@ def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
         There was no beginning.
 
     """
-    if any(gfn_range(slot, start, end) for each in kvm.memslots for slot in each):
+    if gfn_ranges(kvm, start, end):
         yield from kvm.mmu_lock.write.wait()
         with kvm.mmu_lock.write:
             mmu_invalidate_end(kvm)
@@ -52,6 +51,31 @@ def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
         if not kvm.mn_active_invalidate_count:
             raise KvmBug("the host ends a change of its mappings that it did not announce")
         kvm.mn_active_invalidate_count -= 1
+
+
+def clear_flush_young(kvm: Kvm, start: Hva, end: Hva) -> Steps[bool]:
+    """Whether the guest used the memory at these addresses since this was last asked (kvm_age_gfn)."""
+    young = False
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        for slot, first, behind in gfn_ranges(kvm, start, end):
+            young |= kvm.shadow.kvm_rmap_age_gfn_range(kvm, slot, first, behind, test_only=False)
+            if kvm.parameters.tdp_mmu_enabled:
+                young |= yield from kvm.tdp.kvm_tdp_mmu_age_gfn_range(kvm, slot, first, behind)
+        if young:
+            yield from flush_remote_tlbs(kvm)
+    return young
+
+
+def test_young(kvm: Kvm, start: Hva, end: Hva) -> Steps[bool]:
+    """The same, and the next who asks gets the same answer (kvm_test_age_gfn)."""
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        return any(
+            kvm.shadow.kvm_rmap_age_gfn_range(kvm, *frames, test_only=True)
+            or (kvm.parameters.tdp_mmu_enabled and kvm.tdp.kvm_tdp_mmu_test_age_gfn(kvm, *frames))
+            for frames in gfn_ranges(kvm, start, end)
+        )
 
 
 class Invalidations:
@@ -89,6 +113,12 @@ def mmu_invalidate_end(kvm: Kvm) -> None:
     kvm.mmu_invalidate_in_progress -= 1
 
 
+def gfn_ranges(kvm: Kvm, start: Hva, end: Hva) -> list[tuple[KvmMemorySlot, Gfn, Gfn]]:
+    """The memslots that these addresses back, and which frames of each."""
+    found = ((slot, gfn_range(slot, start, end)) for slots in kvm.memslots for slot in slots)
+    return [(slot, *frames) for slot, frames in found if frames]
+
+
 def gfn_range(slot: KvmMemorySlot, start: Hva, end: Hva) -> tuple[Gfn, Gfn] | None:
     """The first frame of a slot, and the one behind the last, that these addresses back; None if they back none."""
     first = max(start, slot.userspace_addr)
@@ -112,3 +142,11 @@ class KvmMmuNotifier:
     def invalidate_range_end(self, start: Hva, end: Hva) -> None:
         """Nobody comes in between."""
         finish(invalidate_range_end(self._kvm, start, end))
+
+    def clear_flush_young(self, start: Hva, end: Hva) -> bool:
+        """Nobody comes in between."""
+        return finish(clear_flush_young(self._kvm, start, end))
+
+    def test_young(self, start: Hva, end: Hva) -> bool:
+        """Nobody comes in between."""
+        return finish(test_young(self._kvm, start, end))

@@ -147,4 +147,4 @@ def readers_do_not_retry(model: BrokenModel) -> None:
 @violates(RETRIES)
 def pages_are_freed_while_they_are_read(model: BrokenModel) -> None:
     """Nobody waits for those who walk shadow pages without the lock."""
-    model.replace("kvm.shadow_walk.NoShadowWalk.ready", lambda wait: True)
+    model.replace("kvm.requests.Kick.ready", lambda kick: True)

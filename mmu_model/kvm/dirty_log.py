@@ -3,6 +3,7 @@
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmMemorySlot
+from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.vm import Kvm
 
@@ -45,7 +46,7 @@ def clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[None
             yield from kvm.tdp.kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, cleared, wrprot=True)
         kvm.shadow.kvm_mmu_write_protect_gfns(kvm, slot, cleared)
     if cleared:
-        kvm.flush_remote_tlbs()
+        yield from flush_remote_tlbs(kvm)
 
 
 def _bitmap(slot: KvmMemorySlot) -> set[Gfn]:
@@ -80,7 +81,7 @@ def _begin_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
         yield from kvm.mmu_lock.read.wait()
         with kvm.mmu_lock.read:
             yield from kvm.tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot)
-    kvm.flush_remote_tlbs()
+    yield from flush_remote_tlbs(kvm)
 
 
 def _end_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:

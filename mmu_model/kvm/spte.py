@@ -121,12 +121,6 @@ class SpteMasks:
             return False
         return not spte & self.accessed or bool(writable and not spte & self.dirty)
 
-    def restore_acc_track(self, spte: int) -> int:
-        """The spte with the permissions that were saved when it was made to fault (spte.h)."""
-        saved = spte >> SHADOW_ACC_TRACK_SAVED_BITS_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS_MASK
-        spte &= ~(SHADOW_ACC_TRACK_SAVED_BITS_MASK << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT)
-        return spte & ~self.acc_track | saved
-
     def mark_for_access_track(self, spte: int) -> int:
         """The spte after aging: the next access sets A, or faults where there is no A."""
         if spte_ad_enabled(spte):
@@ -135,6 +129,12 @@ class SpteMasks:
             return spte
         saved = (spte & SHADOW_ACC_TRACK_SAVED_BITS_MASK) << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
         return (spte | saved) & ~self.acc_track
+
+    def restore_acc_track(self, spte: int) -> int:
+        """The spte before it was made to fault; but for W, which only a write that is logged gives back."""
+        saved = spte >> SHADOW_ACC_TRACK_SAVED_BITS_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS_MASK
+        kept = SHADOW_ACC_TRACK_SAVED_BITS_MASK << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
+        return spte & ~(self.acc_track | kept) | saved
 
 
 def paging_masks(maxphyaddr: int) -> SpteMasks:

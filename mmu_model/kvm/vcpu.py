@@ -29,6 +29,18 @@ class Request(Enum):
     TLB_FLUSH_CURRENT = "flush the TLB of the current context"
 
 
+class VcpuMode(Enum):
+    """`vcpu->mode`: whether the vCPU has to be interrupted to be reached.
+
+    READING_SHADOW_PAGE_TABLES: it walks sptes of the shadow MMU without a lock and takes no interrupts.
+    """
+
+    OUTSIDE_GUEST_MODE = 0
+    IN_GUEST_MODE = 1
+    EXITING_GUEST_MODE = 2
+    READING_SHADOW_PAGE_TABLES = 3
+
+
 class MmioCache:
     """`vcpu->arch.mmio_*`: the last access that turned out to have no memory behind it.
 
@@ -61,14 +73,14 @@ class KvmVcpu:
         reads them from memory.
     root_mmu, guest_mmu, mmu :
         The MMU of the vCPU's own memory; the one that shadows the nested tables of its guest; the one in use.
-    reading_shadow_page_tables :
-        It walks shadow pages without mmu_lock (`vcpu->mode` is READING_SHADOW_PAGE_TABLES).
     requests :
         What is left to do before the guest runs again.
     rip :
         Which instruction it executes: they are counted, from 1, for the model has no code.
     last_retry_rip, last_retry_addr :
         The last one that KVM let the processor try again, and the address that it had faulted on; 0 for none.
+    mode, kicked :
+        Where the vCPU is; an interrupt is on its way that is to bring it out of there.
     exception :
         A page fault that the guest is to get.
     stat :
@@ -86,11 +98,12 @@ class KvmVcpu:
         self.root_mmu = KvmMmu()
         self.guest_mmu = KvmMmu()
         self.mmu = self.root_mmu
-        self.reading_shadow_page_tables = False
         self.requests: set[Request] = set()
         self.rip = 1
         self.last_retry_rip = 0
         self.last_retry_addr = 0
+        self.mode = VcpuMode.OUTSIDE_GUEST_MODE
+        self.kicked = False
         self.exception: PageFault | None = None
         self.mmio = MmioCache()
         self.stat: Counter[str] = Counter()

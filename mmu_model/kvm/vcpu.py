@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmu_model.hardware.faults import PageFault
 from mmu_model.hardware.linear import Pdptes
+from mmu_model.hardware.pml import PageModificationLog
 from mmu_model.hardware.registers import Registers
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemslots
@@ -77,6 +78,8 @@ class KvmVcpu:
         What is left to do before the guest runs again.
     mode, kicked :
         Where the vCPU is; an interrupt is on its way that is to bring it out of there.
+    pml :
+        What the processor logged of the guest's writes since it was last outside; None without such a log.
     exception :
         A page fault that the guest is to get.
     stat :
@@ -97,6 +100,7 @@ class KvmVcpu:
         self.requests: set[Request] = set()
         self.mode = VcpuMode.OUTSIDE_GUEST_MODE
         self.kicked = False
+        self.pml = PageModificationLog() if kvm.parameters.pml else None
         self.exception: PageFault | None = None
         self.mmio = MmioCache()
         self.stat: Counter[str] = Counter()

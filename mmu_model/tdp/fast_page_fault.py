@@ -1,6 +1,7 @@
-"""A fault that only needs the writable bit back is fixed without mmu_lock (mmu.c: fast_page_fault).
+"""A fault that only needs bits back which KVM took is fixed without mmu_lock (mmu.c: fast_page_fault).
 
-The bit was taken for dirty logging; where it was taken because a table is shadowed, the spte is not MMU-writable.
+W was taken for dirty logging; where it was taken because a table is shadowed, the spte is not MMU-writable.
+R, W and X were taken to notice the next access, where the processor has no accessed flags.
 """
 
 from typing import Final
@@ -56,11 +57,14 @@ def _try_once(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf | None]:
         return RetPf.INVALID
     if is_access_allowed(vcpu, fault, spte):
         return RetPf.SPURIOUS
-    if not fault.write or not kvm.masks.is_mmu_writable(spte):
+    new_spte = kvm.masks.restore_acc_track(spte) if kvm.masks.is_access_track(spte) else spte
+    if fault.write and kvm.masks.is_mmu_writable(spte):
+        if level > PG_LEVEL_4K and fault.slot is not None and fault.slot.dirty_bitmap is not None:
+            return RetPf.INVALID  # only one frame of the large page would be noted as dirty
+        new_spte |= PT_WRITABLE_MASK
+    if new_spte == spte or not is_access_allowed(vcpu, fault, new_spte):
         return RetPf.INVALID
-    if level > PG_LEVEL_4K and fault.slot is not None and fault.slot.dirty_bitmap is not None:
-        return RetPf.INVALID  # only one frame of the large page would be noted as dirty
-    fixed = yield from fast_pf_fix_direct_spte(vcpu, fault, sptep, spte, spte | PT_WRITABLE_MASK)
+    fixed = yield from fast_pf_fix_direct_spte(vcpu, fault, sptep, spte, new_spte)
     return RetPf.FIXED if fixed else None
 
 

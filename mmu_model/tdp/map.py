@@ -7,6 +7,7 @@ from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_
 from mmu_model.kvm.make_spte import make_spte
 from mmu_model.kvm.page import KvmMmuPage, root_to_sp, sptep_to_sp
 from mmu_model.kvm.page_track import page_fault_handle_page_track
+from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.role import ACC_ALL, child_level
 from mmu_model.kvm.spte import (
     is_large_pte,
@@ -105,7 +106,7 @@ def tdp_mmu_zap_spte_atomic(kvm: Kvm, place: TdpIter) -> Steps[bool]:
     """
     if not (yield from tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte)):
         return False
-    kvm.flush_remote_tlbs()
+    yield from flush_remote_tlbs(kvm)
     place.old_spte = kvm.kernel.shadow_nonpresent_value
     yield "thaws an spte"
     kvm.host.write(place.sptep, place.old_spte)
@@ -151,7 +152,7 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ste
     elif not (yield from tdp_mmu_set_spte_atomic(kvm, place, new_spte)):
         return RetPf.RETRY
     elif is_shadow_present_pte(old_spte) and not is_last_spte(old_spte, place.level):
-        kvm.flush_remote_tlbs()
+        yield from flush_remote_tlbs(kvm)
     if wrprot and fault.write:
         return RetPf.WRITE_PROTECTED
     return RetPf.EMULATE if kvm.masks.is_mmio(new_spte) else result

@@ -210,7 +210,7 @@ def readers_of_the_slots_are_not_waited_for(model: BrokenModel) -> None:
 def generation_changes_with_the_slots(model: BrokenModel) -> None:
     """There is no bit that an update is in progress: the new generation is there at once."""
 
-    def wrong(kvm: Any, slots: Any, old: Any, new: Any) -> Any:
+    def wrong(kvm: Any, slots: Any, old: Any, new: Any, flags: Any = None) -> Any:
         slots.replace(old, new)
         slots.generation += 2
         yield from kvm.srcu.synchronize()

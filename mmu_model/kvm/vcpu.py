@@ -80,6 +80,10 @@ class KvmVcpu:
         Where the vCPU is; an interrupt is on its way that is to bring it out of there.
     pml :
         What the processor logged of the guest's writes since it was last outside; None without such a log.
+    rip :
+        Which instruction it executes: they are counted, from 1, for the model has no code.
+    last_retry_rip, last_retry_addr :
+        The last one that KVM let the processor try again, and the address that it had faulted on; 0 for none.
     exception :
         A page fault that the guest is to get.
     stat :
@@ -101,6 +105,9 @@ class KvmVcpu:
         self.mode = VcpuMode.OUTSIDE_GUEST_MODE
         self.kicked = False
         self.pml = PageModificationLog() if kvm.parameters.pml else None
+        self.rip = 1
+        self.last_retry_rip = 0
+        self.last_retry_addr = 0
         self.exception: PageFault | None = None
         self.mmio = MmioCache()
         self.stat: Counter[str] = Counter()

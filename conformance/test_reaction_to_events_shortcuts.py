@@ -194,14 +194,15 @@ def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind, level: int)
     scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
     assert scene.tables is not None
     table = scene.tables.entry_address(0x5000, level) & -PAGE
-    own = guest(kernel, mmu).cpu.vcpu.registers
     scene.cpu.leave_nested()
-    scene.cpu.set_registers(own)
+    hypervisor, without_paging = scene.cpu.vcpu.registers, guest(kernel, mmu).cpu.vcpu.registers
+    scene.cpu.set_registers(without_paging)
     scene.reads(table)
-    scene.cpu.enter_nested(scene.tables.root, own)
+    scene.cpu.set_registers(hypervisor)
+    scene.cpu.enter_nested(scene.tables.root, without_paging)
     scene.reads(0x5000)
     scene.cpu.leave_nested()
-    scene.cpu.set_registers(own)
+    scene.cpu.set_registers(without_paging)
     scene.reads(table)
 
     assert stores_while_locked(scene, table + 8 * 300) == LOCKED

@@ -13,6 +13,7 @@ from mmu_model.hardware.ept import ExtendedPaging
 from mmu_model.hardware.faults import EptMisconfiguration, EptViolation, NestedPageFault, PageFault
 from mmu_model.hardware.nested import SecondDimension
 from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
+from mmu_model.hardware.pml import PageModificationLogFull
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
@@ -51,7 +52,12 @@ from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
-from mmu_model.kvm.vmx import EPT_MISCONFIG_ERROR_CODE, construct_eptp, ept_violation_error_code
+from mmu_model.kvm.vmx import (
+    EPT_MISCONFIG_ERROR_CODE,
+    construct_eptp,
+    ept_violation_error_code,
+    vmx_flush_pml_buffer,
+)
 from mmu_model.kvm.words import load, store
 from mmu_model.shadow import entry as shadow_mmu
 from mmu_model.snapshot import MmuKind, Snapshot
@@ -71,6 +77,22 @@ class TripleFault(Exception):
     """The guest cannot go on."""
 
 
+class VmExit(Exception):
+    """The processor left the guest in the middle of an instruction.
+
+    Attributes
+    ----------
+    fault :
+        The address, gva or gpa, and error code of a fault that is KVM's business; None if the guest can
+        simply go on.
+
+    """
+
+    def __init__(self, fault: tuple[int, int] | None) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
 class VirtualMachine:
     """A VM, and the process that made it.
 
@@ -88,6 +110,8 @@ class VirtualMachine:
         Whether large pages may not be executable.
     tdp_format :
         What nested paging the host's processor has; with :attr:`MmuKind.SHADOW` it is not used.
+    pml :
+        Whether the processor logs writes, for which it needs EPT with dirty flags.
     x86_64 :
         Whether the host's kernel is a 64-bit one. Another has no TDP MMU; its nested paging is PAE or EPT.
 
@@ -102,6 +126,7 @@ class VirtualMachine:
         max_tdp_level: int = 4,
         nx_huge_pages: bool = False,
         tdp_format: TdpFormat = TdpFormat.NPT,
+        pml: bool = False,
         x86_64: bool = True,
     ) -> None:
         if not x86_64:
@@ -118,6 +143,7 @@ class VirtualMachine:
             max_tdp_level=max_tdp_level,
             tdp_root_level=max_tdp_level if tdp_format is TdpFormat.NPT else 0,
             nx_huge_pages=nx_huge_pages,
+            pml=pml,
         )
         self.kvm = Kvm(
             host=self.host,
@@ -250,19 +276,13 @@ class Cpu:
         for _ in range(MAX_EXITS):
             self._enter()
             try:
-                return self._execute(instruction)
-            except PageFault as fault:
-                if self.vcpu.kvm.parameters.tdp_enabled:
-                    raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
-                exit_reason = fault.cr2, fault.error_code
-            except NestedPageFault as fault:
-                exit_reason = fault.exit_info_2, fault.exit_info_1
-            except EptViolation as fault:
-                exit_reason = fault.gpa, ept_violation_error_code(fault.exit_qualification)
-            except EptMisconfiguration as fault:
-                exit_reason = fault.gpa, EPT_MISCONFIG_ERROR_CODE
+                return self.execute(instruction)
+            except VmExit as exit_reason:
+                fault = exit_reason.fault
+            if fault is None:
+                continue
             emulation = EmulationType()
-            if kvm_mmu_page_fault(self.vcpu, *exit_reason, emulation) is RetPf.EMULATE:
+            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RetPf.EMULATE:
                 result = self._emulate(instruction, emulation)
                 if result is not None:
                     return result
@@ -270,9 +290,15 @@ class Cpu:
         raise KvmBug(f"the guest makes no progress at {instruction.address:#x}")
 
     def _enter(self) -> None:
-        """Do what was requested, and see that the processor is loaded with what KVM made."""
+        finish(serve_requests(self.vcpu))
+        self.prepare()
+
+    def prepare(self) -> None:
+        """See that the processor is loaded with what KVM made, and has forgotten what it is to forget.
+
+        Requests to the MMU are served already; raises TripleFault if the guest cannot go on.
+        """
         vcpu = self.vcpu
-        finish(serve_requests(vcpu))
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
@@ -296,12 +322,41 @@ class Cpu:
     def _second_dimension(self) -> SecondDimension:
         vcpu, maxphyaddr = self.vcpu, self._vm.host.memory.maxphyaddr
         if vcpu.kvm.parameters.ept_enabled:
-            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr)
+            log = None if vcpu.guest_mode else vcpu.pml
+            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr, log=log)
         la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
         efer = EFER_NXE | (EFER_LMA if vcpu.kvm.host.x86_64 else 0)
         return NestedPaging(vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=efer, maxphyaddr=maxphyaddr)
 
-    def _execute(self, instruction: Instruction) -> int:
+    def execute(self, instruction: Instruction) -> int:
+        """What the processor does by itself in the guest; then it is outside again.
+
+        Raises
+        ------
+        VmExit
+            KVM has to do something first.
+        Fault
+            The guest itself gets it.
+
+        """
+        try:
+            return self._access(instruction)
+        except PageFault as fault:
+            if self.vcpu.kvm.parameters.tdp_enabled:
+                raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
+            raise VmExit((fault.cr2, fault.error_code)) from None
+        except NestedPageFault as fault:
+            raise VmExit((fault.exit_info_2, fault.exit_info_1)) from None
+        except EptViolation as fault:
+            raise VmExit((fault.gpa, ept_violation_error_code(fault.exit_qualification))) from None
+        except EptMisconfiguration as fault:
+            raise VmExit((fault.gpa, EPT_MISCONFIG_ERROR_CODE)) from None
+        except PageModificationLogFull:
+            raise VmExit(None) from None
+        finally:
+            vmx_flush_pml_buffer(self.vcpu)
+
+    def _access(self, instruction: Instruction) -> int:
         how: Access = instruction.access
         hpa = self._processor.translate(instruction.address, how)
         if how.writes:

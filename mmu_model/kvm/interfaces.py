@@ -111,6 +111,9 @@ class TdpMmu(Protocol):
     def kvm_tdp_mmu_wrprot_slot(self, kvm: Kvm, slot: KvmMemorySlot, min_level: int = 1) -> Steps[bool]:
         """Write-protect a slot so that its writes are logged; whether there was anything to protect."""
 
+    def kvm_tdp_mmu_clear_dirty_slot(self, kvm: Kvm, slot: KvmMemorySlot) -> Steps[bool]:
+        """Make a slot clean so that its writes are logged by the processor; whether there was anything to do."""
+
     def kvm_tdp_mmu_clear_dirty_pt_masked(
         self, kvm: Kvm, slot: KvmMemorySlot, gfns: Collection[Gfn], *, wrprot: bool
     ) -> Steps[None]:

@@ -59,6 +59,9 @@ class Parameters:
         How many of them KVM has to use; 0 if it may choose.
     nx_huge_pages :
         Whether large pages are never executable.
+    pml :
+        Whether the processor logs writes (pml=), where EPT has dirty flags. The model has that for the TDP
+        MMU.
 
     """
 
@@ -68,6 +71,12 @@ class Parameters:
     max_tdp_level: int = 4
     tdp_root_level: int = 0
     nx_huge_pages: bool = False
+    pml: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no module would be loaded with."""
+        if self.pml and not (self.tdp_mmu_enabled and self.tdp_format is TdpFormat.EPT):
+            raise ValueError("page-modification logging needs the TDP MMU, and EPT with dirty flags")
 
     @property
     def ept_enabled(self) -> bool:

@@ -12,6 +12,7 @@ from mmu_model.tdp.notifier import (
 )
 from mmu_model.tdp.protect import (
     kvm_tdp_mmu_clear_dirty_pt_masked,
+    kvm_tdp_mmu_clear_dirty_slot,
     kvm_tdp_mmu_write_protect_gfn,
     kvm_tdp_mmu_wrprot_slot,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "kvm_tdp_mmu_age_gfn_range",
     "kvm_tdp_mmu_alloc_root",
     "kvm_tdp_mmu_clear_dirty_pt_masked",
+    "kvm_tdp_mmu_clear_dirty_slot",
     "kvm_tdp_mmu_invalidate_all_roots",
     "kvm_tdp_mmu_page_fault",
     "kvm_tdp_mmu_put_root",

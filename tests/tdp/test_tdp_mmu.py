@@ -6,8 +6,10 @@ from conformance.looking import backing, structs
 from conformance.races import faults, harvests, leaf, leafs, whole, zaps_all
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest, nested_guest
 from mmu_model.hardware import Gfn, Registers
+from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.locks import LockNotHeld
+from mmu_model.kvm.memory_region import set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
 from mmu_model.kvm.notifier import gfn_range, invalidate_range_end, invalidate_range_start
 from mmu_model.kvm.spte import is_writable_pte, spte_to_pfn
@@ -287,6 +289,32 @@ def test_writes_are_logged_again_after_the_log_was_fetched() -> None:
     scene.cpu.write(GIB, 2)
     assert slot.dirty_bitmap == {GIB // PAGE}
     assert scene.cpu.vcpu.stat["pf_fast"] == 1
+
+
+@pytest.mark.parametrize("pml", [False, True], ids=["W", "D"])
+def test_the_log_has_every_page_that_was_written_since_it_was_fetched(pml: bool) -> None:
+    """By a fault at the first write to each, or, where the processor logs writes, without any."""
+    scene = guest(KERNEL, MmuKind.TDP, tdp_format=TdpFormat.EPT, pml=pml)
+    slot = scene.vm.add_memory(GIB, MIB)
+    pages = range(GIB, GIB + 3 * PAGE, PAGE)
+    for page in pages:
+        scene.cpu.write(page, 1)
+    set_memory_region_flags(scene.vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES)
+    logged, faults_before = [], scene.cpu.vcpu.stat["pf_taken"]
+    for written in (pages[:2], pages[1:], ()):
+        for page in written:
+            scene.cpu.write(page, 2)
+        logged.append(kvm_vm_ioctl_get_dirty_log(scene.vm.kvm, slot))
+
+    assert logged == [{page // PAGE for page in written} for written in (pages[:2], pages[1:], ())]
+    assert scene.cpu.vcpu.stat["pf_taken"] - faults_before == (0 if pml else 4)
+
+
+def test_a_log_of_the_processor_needs_dirty_flags_and_the_tdp_mmu() -> None:
+    with pytest.raises(ValueError, match="page-modification logging needs"):
+        guest(KERNEL, MmuKind.TDP, pml=True)
+    with pytest.raises(ValueError, match="page-modification logging needs"):
+        guest(KERNEL, MmuKind.DIRECT, tdp_format=TdpFormat.EPT, pml=True)
 
 
 def test_a_whole_slot_is_write_protected_or_made_clean(scene: Scene) -> None:

@@ -1,6 +1,6 @@
 """The machine and the kernel that KVM runs on: frames, what `struct page` says of each, and the heap."""
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
@@ -14,6 +14,16 @@ _USER_FRAMES: Final = 1 << 20
 
 _HEAP: Final = 0xFFFF_C900_0000_0000
 _OBJECT_SIZE: Final = 128
+
+
+class Shrinker(Protocol):
+    """Who has memory of the kernel that it can do without."""
+
+    def count_objects(self) -> int:
+        """How many things it has."""
+
+    def scan_objects(self, nr_to_scan: int) -> int:
+        """Give up to so many back; how many it gave."""
 
 
 class Host:
@@ -38,6 +48,7 @@ class Host:
         """Frames of processes that KVM reported as written and as used (kvm_set_pfn_dirty, _accessed)."""
         self._free_frames: list[Pfn] = []
         self._next_frame = _KERNEL_FRAMES
+        self.shrinkers: list[Shrinker] = []
         self.zero_page = self.alloc_page()
         """A page of zeroes that nobody writes to."""
         self._next_user_frame = _USER_FRAMES
@@ -63,6 +74,10 @@ class Host:
         self.page_private.pop(pfn, None)
         self.memory.release(pfn)
         self._free_frames.append(pfn)
+
+    def shrink_slab(self, nr_to_scan: int) -> int:
+        """Memory is short: ask everybody who has some to give so many things back; how many they gave."""
+        return sum(each.scan_objects(nr_to_scan) for each in self.shrinkers if each.count_objects())
 
     def alloc_user_frames(self, count: int, alignment: int) -> Pfn:
         """`count` frames in a row for a process; the first is a multiple of `alignment`."""

@@ -69,6 +69,9 @@ class ShadowMmu(Protocol):
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
 
+    def kvm_mmu_zap_oldest_mmu_pages(self, kvm: Kvm, count: int) -> int:
+        """Zap so many pages, the oldest first; how many went."""
+
     def kvm_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
         """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
 

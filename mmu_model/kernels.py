@@ -47,6 +47,10 @@ class Kernel:
         A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
     ept_suppresses_ve :
         Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
+    reflected_stage_is_the_last :
+        What a hypervisor is told an access of its guest was for (bits 8:7 of the qualification) if the exit
+        was not an EPT violation or KVM came upon it by itself: what the last violation was for, or, in turn,
+        nothing and what this access is for.
 
     """
 
@@ -92,6 +96,10 @@ class Kernel:
         v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
         v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
     )
+    reflected_stage_is_the_last: bool = _switch(
+        v6_1="mmu/paging_tmpl.h: walk_addr_generic keeps bits of vcpu->arch.exit_qualification",
+        v6_12="vmx/nested.c: nested_ept_inject_page_fault tests from_hardware",
+    )
 
 
 KERNELS: Final = {
@@ -110,6 +118,7 @@ KERNELS: Final = {
             fault_splits_huge_page=False,
             bad_root_is_dummy=False,
             ept_suppresses_ve=False,
+            reflected_stage_is_the_last=True,
         ),
         Kernel(
             release="6.12",
@@ -124,6 +133,7 @@ KERNELS: Final = {
             fault_splits_huge_page=True,
             bad_root_is_dummy=True,
             ept_suppresses_ve=True,
+            reflected_stage_is_the_last=False,
         ),
     )
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .codec import CodecError, decode, encode
-from .spte import Spte
+from .spte import Spte, SpteFormat
 from .state import Address, Snapshot, Word
 
 SCHEMA = 1
@@ -117,8 +117,9 @@ def _digest(body: dict[str, Any]) -> str:
 def _entry_to_json(entry: dict[str, Any], page: dict[str, Any]) -> str:
     """``0x... leaf pfn ...``: the word, for people what it says, and that of shadowed_translation."""
     level = int(page["role_word"].split()[0], 16) & 15
+    layout = SpteFormat(page.get("spte_format", SpteFormat.PAGING))
     translation = entry.get("shadowed_translation")
-    return str(Spte(int(entry["raw"], 16), level)) + (f" = {translation}" if translation else "")
+    return str(Spte(int(entry["raw"], 16), level, layout)) + (f" = {translation}" if translation else "")
 
 
 def _entry_from_json(index: str, line: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from mmu_model.snapshot import Snapshot
 
 from .contexts import vcpu_cards
 from .fold import Column, Stack, columns, page_change
-from .match import Change, Pair, Step
+from .match import Change, Pair, Step, by_label
 from .picture import Card, Picture, Row
 from .rows import Places, all_runs, page_rows, rest_rows
 from .slots import slot_cards
@@ -108,12 +108,12 @@ def _parent_rows(step: Step, pair: Pair) -> Iterator[Row]:
     old = step.before.parents(pair.before) if step.before and pair.before else frozenset()
     new = step.after.parents(pair.after) if pair.after else frozenset()
     compared = bool(step.before and pair.before and pair.after)
-    told = sorted(new if compared or pair.after else old, key=lambda place: (len(place[0]), place))
+    told = sorted(new if compared or pair.after else old, key=by_label)
     if told or (compared and old != new):
         text = ", ".join(f"{label}[{index}]" for label, index in told[:FEW_PARENTS]) or "none"
         text += f" and {len(told) - FEW_PARENTS} more" if len(told) > FEW_PARENTS else ""
         change = Change.CHANGED if compared and old != new else Change.NONE
-        was = f", was {len(old)} of them" if change is Change.CHANGED and len(old) != len(new) else ""
+        was = f" (was {len(old)})" if change is Change.CHANGED and len(old) != len(new) else ""
         yield Row(f"{name}: {text}{was}", change)
 
 

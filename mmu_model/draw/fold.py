@@ -10,10 +10,10 @@ from typing import Final
 from .match import Change, Pair, Step
 from .words import page_state
 
-MOST_CARDS: Final = 9
+MOST_CARDS: Final = 10
 """Pages with a card of their own in one column."""
 MOST_ALIKE: Final = 3
-"""Of these, pages that are alike."""
+"""Of these, pages that are alike; one that is alone in being left over is shown too."""
 MOST_STACKS: Final = 3
 """Cards for folded pages in one column; what is unlike all of them shares the last one."""
 
@@ -51,6 +51,8 @@ def columns(step: Step) -> list[Column]:
 
 
 def _column(step: Step, level: int, pairs: Sequence[Pair]) -> Column:
+    if len(pairs) <= MOST_CARDS:
+        return Column(level, tuple(pairs), ())
     groups: dict[tuple[object, ...], list[Pair]] = defaultdict(list)
     for pair in pairs:
         groups[_likeness(step, pair)].append(pair)
@@ -77,7 +79,7 @@ def _likeness(step: Step, pair: Pair) -> tuple[object, ...]:
 
 
 def _first_of_each(step: Step, groups: Iterable[list[Pair]]) -> list[Pair]:
-    """A few of each group, those where something happened first; a group one larger is shown whole."""
+    """A few of each group, those where something happened first."""
     few: list[Pair] = []
     for group in groups:
         ranked = sorted(group, key=lambda pair: _rank(step, pair))

@@ -1,8 +1,9 @@
 """What became of each page and each entry from one snapshot to the next.
 
 Canonical snapshots name pages and frames anew each time, so pages are told by what stays with one for its life:
-its role but for ``invalid``, its gfn and its generation; of several that agree, the older is the older. Host
-frames of leaf entries are not compared: in two canonical snapshots their numbers are two numberings.
+its role but for ``invalid``, its gfn and its generation; of several that agree, the older is the older. (A page
+freed and made again just like that looks like one that stayed.) Host frames of leaf entries are not compared: in
+two canonical snapshots their numbers are two numberings.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ class Step:
 
 
 def span(level: int) -> int:
-    """Guest frames that one entry of a table of ``level`` maps."""
-    return int(512 ** max(level - 1, 0))
+    """Guest frames that one entry of a table of ``level`` maps; no format has more than five levels."""
+    return int(512 ** min(max(level - 1, 0), 5))
 
 
 def leaf_gfn(page: ShadowPage, entry: Entry) -> int:
@@ -154,22 +155,31 @@ def _pairs(before: Side | None, after: Side) -> Iterator[Pair]:
 
 def _same(before: Snapshot, after: Snapshot) -> dict[PageId, PageId]:
     """The pages that are in both: the later id to the earlier one."""
-    old = _by_identity(before)
-    return {
-        page: earlier
-        for identity, pages in _by_identity(after).items()
-        for page, earlier in zip(pages, old.get(identity, ()), strict=False)
-    }
+    old, invalid = _by_identity(before), {page.id for page in before.pages if page.role.invalid}
+    same: dict[PageId, PageId] = {}
+    for identity, pages in _by_identity(after).items():
+        candidates = list(old.get(identity, ()))
+        for page in pages:
+            if not page.role.invalid:  # an invalid page never becomes valid again: that one is gone
+                candidates = [each for each in candidates if each.id not in invalid]
+            if candidates:
+                same[page.id] = candidates.pop(0).id
+    return same
 
 
-def _by_identity(snapshot: Snapshot) -> dict[tuple[object, ...], list[PageId]]:
+def _by_identity(snapshot: Snapshot) -> dict[tuple[object, ...], list[ShadowPage]]:
     """Pages by what stays with a page for its life, the oldest first."""
     age = {page: -position for position, page in enumerate(snapshot.active_mmu_pages)}
-    found: dict[tuple[object, ...], list[PageId]] = defaultdict(list)
+    found: dict[tuple[object, ...], list[ShadowPage]] = defaultdict(list)
     for page in sorted(snapshot.pages, key=lambda page: (age.get(page.id, 0), page.id)):
         identity = (page.role_word & ~INVALID, page.gfn, page.tdp_mmu_page, page.mmu_valid_gen)
-        found[identity].append(page.id)
+        found[identity].append(page)
     return found
+
+
+def by_label(place: tuple[str, int]) -> tuple[int, str, int]:
+    """A key to sort entries by, their pages in the order in which they got their labels."""
+    return len(place[0]), *place
 
 
 def _label(number: int) -> str:

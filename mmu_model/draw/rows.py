@@ -180,6 +180,8 @@ def _was(before: Meaning, after: Meaning, count: int, snapshot: Snapshot) -> str
         return access_words(before.spte) + (f" → {before.target or 'no page'}" if moved else "")
     if before.kind is Kind.LEAF and (before.kind, before.bits) == (after.kind, after.bits):
         return f"gfn {hexadecimal(before.gfn or 0)}"
+    if before.kind is after.kind is Kind.MMIO and before.spte.mmio_gfn == after.spte.mmio_gfn:
+        return f"generation {before.spte.mmio_generation}"
     if before.kind is Kind.TABLE:
         return f"→ {before.target or 'no page'}"
     return entry_words(before, count, snapshot)

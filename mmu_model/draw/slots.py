@@ -8,7 +8,7 @@ from typing import Final
 
 from mmu_model.snapshot import Memslot
 
-from .match import Change, Side, Step
+from .match import Change, Side, Step, by_label, span
 from .picture import Card, Row
 from .words import hexadecimal
 
@@ -117,13 +117,15 @@ class _Line:
         else:
             where = ", ".join(f"{label}[{index}]" for label, index in self.spots[:FEW])
             where += f" and {len(self.spots) - FEW} more" if len(self.spots) > FEW else ""
-        frames = hexadecimal(self.gfn, self.gfn + (self.count - 1) * 512 ** max(self.level - 1, 0))
+        frames = hexadecimal(self.gfn, self.gfn + (self.count - 1) * span(self.level))
         return Row(f"rmap {frames} → {where}", self.change)
 
 
 def _rmap(side: Side, slot: Memslot) -> Mapping[tuple[int, int], tuple[Spot, ...]]:
     return {
-        (each.level, each.gfn): tuple(sorted((side.labels.get(at.page, "?"), at.index) for at in each.sptes))
+        (each.level, each.gfn): tuple(
+            sorted(((side.labels.get(at.page, "?"), at.index) for at in each.sptes), key=by_label)
+        )
         for each in slot.rmap
         if each.sptes
     }
@@ -161,7 +163,7 @@ def _continues(run: _Line, line: _Line) -> bool:
     if len(run.spots) != 1 or len(line.spots) != 1:
         return False
     (label, index), other = run.spots[0], line.spots[0]
-    distance = run.count * 512 ** max(run.level - 1, 0)
+    distance = run.count * span(run.level)
     return (
         (line.level, line.gfn, line.change) == (run.level, run.gfn + distance, run.change)
         and other == (label, index + run.count)

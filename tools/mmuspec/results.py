@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmuspec import folder
+from mmuspec import attachments, folder
+from mmuspec.attachments import Attachment
 from mmuspec.errors import Problem
 from mmuspec.spec import Spec, SpecStatement, Verdict
 from mmuspec.status import Status, status_of
@@ -51,6 +52,14 @@ class Evidence:
     where: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Shown:
+    """A picture that a test attached: `attachment` is its id among those of the results."""
+
+    nodeid: str
+    attachment: str
+
+
 @dataclass(frozen=True, slots=True)
 class StatementResult:
     """All that a run showed of one statement."""
@@ -64,16 +73,19 @@ class StatementResult:
     tests: tuple[Test, ...] = ()
     violations: tuple[Proof, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    pictures: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A run: the document it was held against, the kernels it spoke of, the statements in order."""
+    """A run: the document it was held against, the kernels it spoke of, the statements in order, and what
+    tests attached, sorted by id."""
 
     release: str
     sha256: str
     kernels: tuple[str, ...] = ()
     statements: tuple[StatementResult, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
     @property
     def totals(self) -> dict[str, int]:
@@ -93,6 +105,7 @@ class Findings:
     tests: dict[str, Test] = field(default_factory=dict)
     violations: dict[str, set[str]] = field(default_factory=dict)
     evidence: set[Evidence] = field(default_factory=set)
+    attachments: dict[str, list[Attachment]] = field(default_factory=dict)
 
 
 def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
@@ -105,9 +118,18 @@ def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
         if statement.id in sections
     )
     kernels = {e.kernel for s in statements for e in s.evidence if e.kernel}
+    attached = [a for found in findings.values() for some in found.attachments.values() for a in some]
     return Results(
-        spec.source.release, spec.source.sha256, tuple(sorted(kernels, key=version_key)), statements
+        spec.source.release,
+        spec.source.sha256,
+        tuple(sorted(kernels, key=version_key)),
+        statements,
+        _each_once(attached),
     )
+
+
+def _each_once(attached: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    return tuple(attachment for _, attachment in sorted({each.id: each for each in attached}.items()))
 
 
 def _result(statement: SpecStatement, section: str, found: Findings) -> StatementResult:
@@ -130,6 +152,14 @@ def _result(statement: SpecStatement, section: str, found: Findings) -> Statemen
         tests,
         violations,
         evidence,
+        tuple(
+            sorted(
+                Shown(nodeid, each.id)
+                for nodeid, attached in found.attachments.items()
+                for each in attached
+                if nodeid in passed
+            )
+        ),
     )
 
 
@@ -144,7 +174,12 @@ def merge(shards: Sequence[Results]) -> Results:
         for statement in shard.statements:
             merged[statement.id] = _merged(merged.get(statement.id, statement), statement)
     kernels = {kernel for shard in shards for kernel in shard.kernels}
-    return replace(first, kernels=tuple(sorted(kernels, key=version_key)), statements=tuple(merged.values()))
+    return replace(
+        first,
+        kernels=tuple(sorted(kernels, key=version_key)),
+        statements=tuple(merged.values()),
+        attachments=_each_once(each for shard in shards for each in shard.attachments),
+    )
 
 
 def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
@@ -160,6 +195,7 @@ def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
         tests=tuple(sorted(tests.values())),
         violations=violations,
         evidence=tuple(sorted({*one.evidence, *other.evidence})),
+        pictures=tuple(sorted({*one.pictures, *other.pictures})),
         status=status_of(verdict, outcomes, any(killers.values())),
     )
 
@@ -177,6 +213,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "kernels": list(results.kernels),
         "totals": results.totals,
         "statements": [asdict(statement) for statement in results.statements],
+        "attachments": [each.as_json() for each in results.attachments],
     }
 
 
@@ -197,6 +234,7 @@ def _load(path: Path) -> Results:
             str(data["document"]["sha256"]),
             tuple(map(str, data["kernels"])),
             tuple(_statement(entry) for entry in data["statements"]),
+            _each_once(attachments.from_json(entry) for entry in data.get("attachments", [])),
         )
     except OSError as error:
         raise Problem(f"cannot be read: {error.strerror}; run `pytest conformance/` first", path) from None
@@ -218,4 +256,5 @@ def _statement(entry: dict[str, Any]) -> StatementResult:
         tuple(Test(str(t["nodeid"]), str(t["outcome"]), bool(t["refutes"])) for t in entry["tests"]),
         tuple(Proof(str(v["name"]), tuple(map(str, v["killed_by"]))) for v in entry["violations"]),
         tuple(Evidence(str(e["tier"]), str(e["kernel"]), str(e["where"])) for e in entry["evidence"]),
+        tuple(Shown(str(s["nodeid"]), str(s["attachment"])) for s in entry.get("pictures", [])),
     )

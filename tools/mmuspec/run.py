@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mmuspec import results
+from mmuspec import attachments, results
+from mmuspec.attachments import Attachment
 from mmuspec.errors import Problem
 from mmuspec.home import spec_directory
 from mmuspec.results import Evidence, Findings, Results, Test
@@ -59,6 +60,7 @@ class Run:
         self.violations: dict[str, tuple[list[str], str]] = {}
         self.outcomes: dict[str, str] = {}
         self.seen: dict[str, list[list[str]]] = {}
+        self.attachments: dict[str, list[Attachment]] = {}
         self.proofs: dict[str, dict[str, str]] = {}
         self.errors: list[str] = []
         self.results: Results | None = None
@@ -145,9 +147,15 @@ class Run:
         if evidence:
             self.seen[nodeid] = evidence
 
+    def attached(self, nodeid: str, attached: list[dict[str, str]]) -> None:
+        """A test attached pictures."""
+        if attached:
+            self.attachments[nodeid] = [attachments.from_json(each) for each in attached]
+
     def proved(self, nodeid: str, verdicts: dict[str, str]) -> None:
         """A test was run on wrong models."""
-        self.proofs[nodeid] = verdicts
+        if verdicts:
+            self.proofs[nodeid] = verdicts
 
     def finish(self) -> None:
         """Make the results of it all and write them; note what is wrong."""
@@ -184,6 +192,8 @@ class Run:
         if outcome == "passed":
             findings.evidence.add(Evidence(mark.tier, mark.kernel, nodeid))
             findings.evidence.update(Evidence(*seen) for seen in self.seen.get(nodeid, []))
+            if nodeid in self.attachments:
+                findings.attachments[nodeid] = self.attachments[nodeid]
         for name, verdict in self.proofs.get(nodeid, {}).items():
             if mark.id in self.violations[name][0]:
                 killers = findings.violations.setdefault(name, set())

@@ -11,22 +11,27 @@ It sleeps until a test carries the mark ``spec``. What it adds to a run:
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-from mmuspec.run import MARK, Run, marks_of
+from mmuspec.run import MARK, Proved, Run, marks_of
 from mmuspec.violations import DECLARED, Violation
 
 KEY = pytest.StashKey["Run"]()
 PROVE = "prove"
 OF_THE_REAL_THING = "live"
 """The tier of tests that no wrong model can make fail: what they look at was recorded on a real kernel."""
+ASSERTION_LENGTH = 300
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where an object happens to be in this process: in one run this, in the next that."""
 MARKED, PROVED, SEEN = "mmuspec", "mmuspec-proved", "mmuspec-seen"
 
 
@@ -121,10 +126,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return True
 
 
-def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Violation) -> str:
-    """``killed`` if the test failed with an assertion, ``survived``, or what else went wrong."""
+def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Violation) -> Proved:
+    """Where and why, if the test failed with an assertion, else ``survived``, or what else went wrong."""
     kept = list(item.user_properties)
-    outcomes: list[str] = []
+    outcomes: list[Proved] = []
 
     class _Watch:
         @pytest.hookimpl(wrapper=True)
@@ -134,7 +139,9 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
             if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
                 assertion = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
                 outcomes.append(
-                    "killed" if assertion and call.when == "call" else f"crashed: {call.excinfo.exconly()}"
+                    _death(item, call.excinfo)
+                    if assertion and call.when == "call"
+                    else f"crashed: {call.excinfo.exconly()}"
                 )
             return (yield)
 
@@ -152,6 +159,14 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
         item.config.pluginmanager.unregister(watch)
         item.user_properties[:] = kept
     return outcomes[0] if outcomes else "survived"
+
+
+def _death(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> list[str]:
+    """Where in the file of the test it ended, and what the assertion said."""
+    entries = [entry for entry in excinfo.traceback if Path(entry.path) == item.path]
+    where = f"{item.location[0]}:{entries[-1].lineno + 1}" if entries else ""
+    said = ADDRESS.sub("", " ".join(excinfo.exconly().split()).removeprefix("AssertionError: "))
+    return [where, said if len(said) <= ASSERTION_LENGTH else said[: ASSERTION_LENGTH - 1] + "…"]
 
 
 @contextmanager

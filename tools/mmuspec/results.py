@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +43,16 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Death:
+    """What a test said when a violation made it fail: the assertion, and the file and line it stands in."""
+
+    violation: str
+    test: str
+    where: str
+    assertion: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Evidence:
     """Where a statement was seen to be true (or untrue). `kernel` is empty where none is involved."""
 
@@ -53,7 +63,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """All that a run showed of one statement."""
+    """All that a run showed of one statement. `digest` is that of the words it had then, empty if not noted."""
 
     id: str
     line: int
@@ -64,16 +74,22 @@ class StatementResult:
     tests: tuple[Test, ...] = ()
     violations: tuple[Proof, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    deaths: tuple[Death, ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A run: the document it was held against, the kernels it spoke of, the statements in order."""
+    """A run: the document it was held against, the kernels it spoke of, the statements in order.
+
+    `declared` has the file and line of each violation by its name.
+    """
 
     release: str
     sha256: str
     kernels: tuple[str, ...] = ()
     statements: tuple[StatementResult, ...] = ()
+    declared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -93,9 +109,10 @@ class Findings:
     tests: dict[str, Test] = field(default_factory=dict)
     violations: dict[str, set[str]] = field(default_factory=dict)
     evidence: set[Evidence] = field(default_factory=set)
+    deaths: set[Death] = field(default_factory=set)
 
 
-def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
+def compose(spec: Spec, findings: dict[str, Findings], declared: Mapping[str, str] | None = None) -> Results:
     """The results of a run over `spec`: every statement is in it, the obsolete ones that have tests too."""
     sections = {s.id: item.section for item in spec.items for s in item.statements}
     sections |= {old.statement.id: old.item.section for old in spec.obsolete if old.statement.id in findings}
@@ -106,7 +123,11 @@ def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
     )
     kernels = {e.kernel for s in statements for e in s.evidence if e.kernel}
     return Results(
-        spec.source.release, spec.source.sha256, tuple(sorted(kernels, key=version_key)), statements
+        spec.source.release,
+        spec.source.sha256,
+        tuple(sorted(kernels, key=version_key)),
+        statements,
+        dict(sorted((declared or {}).items())),
     )
 
 
@@ -130,6 +151,8 @@ def _result(statement: SpecStatement, section: str, found: Findings) -> Statemen
         tests,
         violations,
         evidence,
+        tuple(sorted(found.deaths)),
+        statement.digest,
     )
 
 
@@ -144,7 +167,12 @@ def merge(shards: Sequence[Results]) -> Results:
         for statement in shard.statements:
             merged[statement.id] = _merged(merged.get(statement.id, statement), statement)
     kernels = {kernel for shard in shards for kernel in shard.kernels}
-    return replace(first, kernels=tuple(sorted(kernels, key=version_key)), statements=tuple(merged.values()))
+    return replace(
+        first,
+        kernels=tuple(sorted(kernels, key=version_key)),
+        statements=tuple(merged.values()),
+        declared=dict(sorted(pair for shard in shards for pair in shard.declared.items())),
+    )
 
 
 def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
@@ -160,6 +188,7 @@ def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
         tests=tuple(sorted(tests.values())),
         violations=violations,
         evidence=tuple(sorted({*one.evidence, *other.evidence})),
+        deaths=tuple(sorted({*one.deaths, *other.deaths})),
         status=status_of(verdict, outcomes, any(killers.values())),
     )
 
@@ -177,6 +206,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "kernels": list(results.kernels),
         "totals": results.totals,
         "statements": [asdict(statement) for statement in results.statements],
+        "declared": dict(results.declared),
     }
 
 
@@ -197,6 +227,7 @@ def _load(path: Path) -> Results:
             str(data["document"]["sha256"]),
             tuple(map(str, data["kernels"])),
             tuple(_statement(entry) for entry in data["statements"]),
+            {str(name): str(where) for name, where in data.get("declared", {}).items()},
         )
     except OSError as error:
         raise Problem(f"cannot be read: {error.strerror}; run `pytest conformance/` first", path) from None
@@ -218,4 +249,9 @@ def _statement(entry: dict[str, Any]) -> StatementResult:
         tuple(Test(str(t["nodeid"]), str(t["outcome"]), bool(t["refutes"])) for t in entry["tests"]),
         tuple(Proof(str(v["name"]), tuple(map(str, v["killed_by"]))) for v in entry["violations"]),
         tuple(Evidence(str(e["tier"]), str(e["kernel"]), str(e["where"])) for e in entry["evidence"]),
+        tuple(
+            Death(str(d["violation"]), str(d["test"]), str(d["where"]), str(d["assertion"]))
+            for d in entry.get("deaths", [])
+        ),
+        str(entry.get("digest", "")),
     )

@@ -14,6 +14,7 @@ What a test shows travels in the attribute ``mmuspec`` of its reports, as plain 
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -25,7 +26,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from mmuspec.attachments import Attachment
-from mmuspec.run import MARK, Run, marks_of
+from mmuspec.run import MARK, Proved, Run, marks_of
 from mmuspec.violations import DECLARED, Violation
 
 KEY = pytest.StashKey["Run"]()
@@ -36,6 +37,9 @@ OF_THE_REAL_THING = "live"
 CARRIED = "mmuspec"
 """The attribute of a report, and the key of what a worker hands over."""
 PROPERTIES = {False: "mmuspec.statement", True: "mmuspec.refutes"}
+ASSERTION_LENGTH = 300
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where an object happens to be in this process: in one run this, in the next that."""
 
 
 class Hooks:
@@ -163,10 +167,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     return True
 
 
-def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Violation) -> str:
-    """``killed`` if the test failed with an assertion, ``survived``, or what else went wrong."""
+def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Violation) -> Proved:
+    """Where and why, if the test failed with an assertion, else ``survived``, or what else went wrong."""
     kept = list(item.user_properties)
-    outcomes: list[str] = []
+    outcomes: list[Proved] = []
 
     class _Watch:
         @pytest.hookimpl(wrapper=True)
@@ -175,7 +179,9 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
         ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
             if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
                 killed = call.when == "call" and _is_the_tests_own(call.excinfo, item)
-                outcomes.append("killed" if killed else f"crashed: {call.excinfo.exconly()}")
+                outcomes.append(
+                    _death(item, call.excinfo) if killed else f"crashed: {call.excinfo.exconly()}"
+                )
             return (yield)
 
     broken = item.config.hook.pytest_mmuspec_violate(violation=violation)
@@ -209,6 +215,14 @@ def _is_the_tests_own(failure: pytest.ExceptionInfo[BaseException], item: pytest
             return True
         error = error.__cause__
     return False
+
+
+def _death(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> list[str]:
+    """Where in the file of the test it ended, and what the assertion said."""
+    entries = [entry for entry in excinfo.traceback if Path(entry.path) == item.path]
+    where = f"{item.location[0]}:{entries[-1].lineno + 1}" if entries else ""
+    said = ADDRESS.sub("", " ".join(excinfo.exconly().split()).removeprefix("AssertionError: "))
+    return [where, said if len(said) <= ASSERTION_LENGTH else said[: ASSERTION_LENGTH - 1] + "…"]
 
 
 @contextmanager

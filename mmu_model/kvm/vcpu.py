@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmu_model.hardware.faults import PageFault
 from mmu_model.hardware.linear import Pdptes
+from mmu_model.hardware.pml import PageModificationLog
 from mmu_model.hardware.registers import Registers
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemslots
@@ -27,6 +28,18 @@ class Request(Enum):
     TLB_FLUSH = "flush the whole TLB"
     TLB_FLUSH_GUEST = "flush the TLB for the guest"
     TLB_FLUSH_CURRENT = "flush the TLB of the current context"
+
+
+class VcpuMode(Enum):
+    """`vcpu->mode`: whether the vCPU has to be interrupted to be reached.
+
+    READING_SHADOW_PAGE_TABLES: it walks sptes of the shadow MMU without a lock and takes no interrupts.
+    """
+
+    OUTSIDE_GUEST_MODE = 0
+    IN_GUEST_MODE = 1
+    EXITING_GUEST_MODE = 2
+    READING_SHADOW_PAGE_TABLES = 3
 
 
 class MmioCache:
@@ -63,6 +76,14 @@ class KvmVcpu:
         The MMU of the vCPU's own memory; the one that shadows the nested tables of its guest; the one in use.
     requests :
         What is left to do before the guest runs again.
+    mode, kicked :
+        Where the vCPU is; an interrupt is on its way that is to bring it out of there.
+    pml :
+        What the processor logged of the guest's writes since it was last outside; None without such a log.
+    rip :
+        Which instruction it executes: they are counted, from 1, for the model has no code.
+    last_retry_rip, last_retry_addr :
+        The last one that KVM let the processor try again, and the address that it had faulted on; 0 for none.
     exception :
         A page fault that the guest is to get.
     stat :
@@ -81,6 +102,12 @@ class KvmVcpu:
         self.guest_mmu = KvmMmu()
         self.mmu = self.root_mmu
         self.requests: set[Request] = set()
+        self.mode = VcpuMode.OUTSIDE_GUEST_MODE
+        self.kicked = False
+        self.pml = PageModificationLog() if kvm.parameters.pml else None
+        self.rip = 1
+        self.last_retry_rip = 0
+        self.last_retry_addr = 0
         self.exception: PageFault | None = None
         self.mmio = MmioCache()
         self.stat: Counter[str] = Counter()

@@ -137,11 +137,9 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
             self, call: pytest.CallInfo[None]
         ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
             if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
-                assertion = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
+                killed = call.when == "call" and _is_the_tests_own(call.excinfo, item)
                 outcomes.append(
-                    _death(item, call.excinfo)
-                    if assertion and call.when == "call"
-                    else f"crashed: {call.excinfo.exconly()}"
+                    _death(item, call.excinfo) if killed else f"crashed: {call.excinfo.exconly()}"
                 )
             return (yield)
 
@@ -167,6 +165,23 @@ def _death(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> l
     where = f"{item.location[0]}:{entries[-1].lineno + 1}" if entries else ""
     said = ADDRESS.sub("", " ".join(excinfo.exconly().split()).removeprefix("AssertionError: "))
     return [where, said if len(said) <= ASSERTION_LENGTH else said[: ASSERTION_LENGTH - 1] + "…"]
+
+
+def _is_the_tests_own(failure: pytest.ExceptionInfo[BaseException], item: pytest.Item) -> bool:
+    """Whether the suite says that something is wrong: an assertion inside of what is tested shows no test's worth.
+
+    It may say so to somebody else (an explorer of interleavings, say), whose own error then has it as its cause.
+    """
+    if failure.errisinstance(pytest.fail.Exception):
+        return True
+    suite = item.config.rootpath / Path(item.nodeid.split("::")[0]).parts[0]
+    error: BaseException | None = failure.value
+    while error is not None:
+        raised_in = Path(pytest.ExceptionInfo.from_exception(error).traceback[-1].path)
+        if isinstance(error, AssertionError) and raised_in.is_relative_to(suite):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager
@@ -216,6 +231,8 @@ class _Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:  # what an earlier run showed still stands
+            return
         self.run.finish()
         if self.run.errors and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -100,6 +100,9 @@ class TdpMmu(Protocol):
     def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> Steps[None]:
         """Take the tables of such roots apart."""
 
+    def kvm_tdp_mmu_zap_sp(self, kvm: Kvm, sp: KvmMmuPage) -> Steps[None]:
+        """Zap one page, and what is below it."""
+
     def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
         """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
 

@@ -17,7 +17,11 @@ from mmu_model.tdp.protect import (
     kvm_tdp_mmu_wrprot_slot,
 )
 from mmu_model.tdp.root import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
-from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
+from mmu_model.tdp.zap import (
+    kvm_tdp_mmu_invalidate_all_roots,
+    kvm_tdp_mmu_zap_invalidated_roots,
+    kvm_tdp_mmu_zap_sp,
+)
 
 __all__ = [
     "kvm_tdp_mmu_age_gfn_range",
@@ -34,6 +38,7 @@ __all__ = [
     "kvm_tdp_mmu_wrprot_slot",
     "kvm_tdp_mmu_zap_collapsible_sptes",
     "kvm_tdp_mmu_zap_invalidated_roots",
+    "kvm_tdp_mmu_zap_sp",
 ]
 
 

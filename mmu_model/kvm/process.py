@@ -23,6 +23,9 @@ class MmuNotifier(Protocol):
     def invalidate_range_end(self, start: Hva, end: Hva) -> None:
         """It has changed."""
 
+    def change_pte(self, address: Hva, mapping: HostMapping) -> None:
+        """The page at an address is being replaced by another one; between the two announcements."""
+
     def clear_flush_young(self, start: Hva, end: Hva) -> bool:
         """Whether it was used since this was last asked."""
 
@@ -202,6 +205,17 @@ class Process:
                 self._host.memory.write((new << PAGE_SHIFT) + index * 8, word)
         self._change(hva, 1, lambda part: replace(part, pfn=new, level=PG_LEVEL_4K))
         return new
+
+    def replace_page(self, hva: Hva, *, writable: bool) -> Pfn:
+        """The host puts an equal page in the place of one, and says which: copy-on-write, or KSM, which merges
+        equal pages and lets nobody write to them (set_pte_at_notify). The new frame; errors as :meth:`migrate`.
+        """
+        with self._changing(hva >> PAGE_SHIFT, 1):
+            pfn = self.migrate(hva)
+            self._change(hva, 1, lambda part: replace(part, writable=writable))
+            for notifier in self.notifiers:
+                notifier.change_pte(hva, HostMapping(pfn, PG_LEVEL_4K, writable))
+        return pfn
 
     def was_used(self, hva: Hva, npages: int, *, forget: bool = True) -> bool:
         """What the host asks before it takes memory away: whether others used it since it was last asked.

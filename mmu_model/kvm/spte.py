@@ -136,6 +136,12 @@ class SpteMasks:
         kept = SHADOW_ACC_TRACK_SAVED_BITS_MASK << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
         return spte & ~(self.acc_track | kept) | saved
 
+    def changed_pte(self, spte: int, pfn: Pfn) -> int:
+        """The spte for another frame, which may not be written to, and was not used yet (6.1:
+        kvm_mmu_changed_pte_notifier_make_spte)."""
+        flags = spte & ~(SPTE_BASE_ADDR_MASK | PT_WRITABLE_MASK | self.host_writable | self.mmu_writable)
+        return self.mark_for_access_track(flags | pfn << PAGE_SHIFT)
+
 
 def paging_masks(maxphyaddr: int) -> SpteMasks:
     """Shadow paging and NPT (spte.c: kvm_mmu_reset_all_pte_masks).

@@ -7,6 +7,7 @@ from mmu_model.tdp import map as faults
 from mmu_model.tdp.huge_pages import kvm_tdp_mmu_try_split_huge_pages, kvm_tdp_mmu_zap_collapsible_sptes
 from mmu_model.tdp.notifier import (
     kvm_tdp_mmu_age_gfn_range,
+    kvm_tdp_mmu_set_spte_gfn,
     kvm_tdp_mmu_test_age_gfn,
     kvm_tdp_mmu_unmap_gfn_range,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "kvm_tdp_mmu_invalidate_all_roots",
     "kvm_tdp_mmu_page_fault",
     "kvm_tdp_mmu_put_root",
+    "kvm_tdp_mmu_set_spte_gfn",
     "kvm_tdp_mmu_test_age_gfn",
     "kvm_tdp_mmu_try_split_huge_pages",
     "kvm_tdp_mmu_unmap_gfn_range",

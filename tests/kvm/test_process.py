@@ -6,7 +6,7 @@ import pytest
 
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.process import Process
+from mmu_model.kvm.process import HostMapping, Process
 from mmu_model.kvm.types import PG_LEVEL_2M, PG_LEVEL_4K, Hva
 
 PAGES = 2048
@@ -18,9 +18,14 @@ class Listener:
 
     def __init__(self, base: Hva) -> None:
         self.base = base
+        self.replaced: list[tuple[int, HostMapping]] = []
         self.begun: list[tuple[int, int]] = []
         self.ended: list[tuple[int, int]] = []
         self.used: set[int] = set()
+
+    def change_pte(self, address: Hva, mapping: HostMapping) -> None:
+        assert len(self.begun) == len(self.ended) + 1
+        self.replaced.append((address - self.base >> PAGE_SHIFT, mapping))
 
     def clear_flush_young(self, start: Hva, end: Hva) -> bool:
         young = self.test_young(start, end)
@@ -164,3 +169,21 @@ def test_what_is_not_mapped_cannot_be_changed(process: Process, base: Hva) -> No
     last = process.mapping(page(base, PAGES - 1))
     assert last is not None and last.writable
     assert process.fault_in(page(base, PAGES), write=True) is None
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_who_replaces_a_page_says_by_which(
+    process: Process, base: Hva, listener: Listener, writable: bool
+) -> None:
+    old = process.hpa(page(base, 3))
+    assert old is not None
+    process._host.memory.write(old, 77)
+
+    pfn = process.replace_page(page(base, 3), writable=writable)
+
+    new = process.hpa(page(base, 3))
+    assert new == pfn << PAGE_SHIFT and new != old
+    assert process._host.memory.read(new) == 77
+    assert listener.begun == [(3, 4)]
+    assert listener.replaced == [(3, process.mapping(page(base, 3)))]
+    assert listener.replaced[0][1].writable is writable

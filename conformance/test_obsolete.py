@@ -95,7 +95,8 @@ def test_a_fault_waits_while_everything_is_made_obsolete(
 
     def told_while_one_faults(request: object) -> None:
         tell(request)  # type: ignore[arg-type]
-        meanwhile.append(reads(other, 0x9000))
+        with running(Task("the other vCPU")):
+            meanwhile.append(reads(other, 0x9000))
 
     monkeypatch.setattr(kvm, "make_all_cpus_request", told_while_one_faults)
     extra = kvm.memslots[0].by_id(1)

@@ -93,8 +93,8 @@ def test_with_write_protection_the_spte_is_like_the_gpte(kernel: str) -> None:
     scene = guest_without_wp(kernel)
     scene.cpu.mov_cr0(scene.cpu.vcpu.registers.cr0 | CR0_WP)
 
-    assert tries(scene, Kind.READ) == 5
-    assert tries(scene, Kind.WRITE) == DENIED
+    assert tries(scene, Kind.READ) == tries(scene, Kind.READ, 3) == 5
+    assert tries(scene, Kind.WRITE) == tries(scene, Kind.WRITE, 3) == DENIED
     assert (leaf(scene).user, leaf(scene).writable) == (True, False)
 
 

@@ -207,16 +207,20 @@ def test_the_spte_is_found_by_a_walk_of_kvms_tables(kernel: str, mmu: MmuKind) -
 
 @pytest.mark.spec("reaction-to-events/mmio-fault-cache/cached-and-emulated")
 def test_a_fault_on_an_mmio_spte_fills_the_vcpus_cache_and_is_emulated(kernel: str, mmu: MmuKind) -> None:
-    """Address (with shadow paging), access and frame; also the generation. The process gets the access."""
-    scene = guest(kernel, mmu)
-    scene.reads(DEVICE + 8)
+    """Linear address (where it is KVM that translates it, else 0), access and frame; also the generation. The
+    process gets the access."""
+    linear = 0x7000
+    scene = guest(kernel, mmu, "4-level", mapped={linear: DEVICE})
+    scene.reads(linear + 8)
     mmio = scene.cpu.vcpu.mmio
-    mmio.gva, mmio.gfn, mmio.access, mmio.generation = 0, 0, 0, 0  # type: ignore[assignment]
+    mmio.gva, mmio.gfn, mmio.access, mmio.generation = 1, 0, 0, 0  # type: ignore[assignment]
     scene.vm.devices[DEVICE + 8] = 5
 
-    assert scene.reads(DEVICE + 8) == 5
+    assert scene.reads(linear + 8) == 5
 
-    assert (mmio.gfn, mmio.access) == (DEVICE >> 12, 6)
+    # user and write; not write yet where the guest's entry, which is not dirty, has a say
+    access, gva = (4, linear) if mmu is MmuKind.SHADOW else (6, 0)
+    assert (mmio.gfn, mmio.access, mmio.gva) == (DEVICE >> 12, access, gva)
     assert mmio.generation == scene.vm.kvm.memslots[0].generation
 
 

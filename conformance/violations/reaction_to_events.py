@@ -125,6 +125,15 @@ def the_vcpu_remembers_no_access(model: BrokenModel) -> None:
     model.replace("kvm.mmio.vcpu_cache_mmio_info", lambda vcpu, gva, gfn, rights: None)
 
 
+@violates(f"{R}/mmio-fault-cache/cached-and-emulated")
+def the_vcpu_remembers_a_guest_physical_address(model: BrokenModel) -> None:
+    """Where it should have the linear one."""
+    model.wrap(
+        "kvm.mmio.vcpu_cache_mmio_info",
+        lambda original: lambda vcpu, gva, gfn, rights: original(vcpu, gfn << 12, gfn, rights),
+    )
+
+
 @violates(f"{R}/guest-walk/if-needed")
 def every_fault_makes_kvm_walk_the_guests_tables(model: BrokenModel) -> None:
     """Whatever the MMU, before anything else."""

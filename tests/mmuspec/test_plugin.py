@@ -199,6 +199,36 @@ def test_a_crash_is_no_proof(suite: pytest.Pytester) -> None:
     assert statement(suite, HOLDS)["status"] == "tested"
 
 
+def test_an_assertion_inside_of_what_is_tested_is_no_proof(suite: pytest.Pytester) -> None:
+    edit(suite, "conftest.py", "lambda: 2", "__import__('model').lost_keys")
+    with suite.path.joinpath("model.py").open("a") as model:
+        model.write("\ndef lost_keys(): assert not keys\n")
+    assert_error(suite, "two_keys: a crash is no proof; *AssertionError*", "--prove")
+
+
+def test_a_failure_that_the_suite_is_the_cause_of_is_proof(suite: pytest.Pytester) -> None:
+    edit(
+        suite,
+        "test_tower.py",
+        "assert model.keys() == 1",
+        "model.explore(lambda: looks())\n\ndef looks():\n    assert model.keys() == 1",
+    )
+    with suite.path.joinpath("model.py").open("a") as model:
+        model.write(
+            "\ndef explore(check):\n"
+            "    try: check()\n"
+            "    except Exception as error: raise ValueError('in some order') from error\n"
+        )
+    suite.runpytest_subprocess("--prove").assert_outcomes(passed=4)
+    assert statement(suite, HOLDS)["status"] == "proven"
+
+
+def test_to_list_the_tests_leaves_the_results_alone(suite: pytest.Pytester) -> None:
+    suite.runpytest_subprocess("--prove").assert_outcomes(passed=4)
+    suite.runpytest_subprocess("--collect-only")
+    assert statement(suite, HOLDS)["status"] == "proven"
+
+
 def test_a_violation_that_never_ends(suite: pytest.Pytester) -> None:
     edit(suite, "conftest.py", "lambda: 2", "lambda: any(0 for _ in iter(int, 1))")
     assert_error(

@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,10 +133,8 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
             self, call: pytest.CallInfo[None]
         ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
             if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
-                assertion = call.excinfo.errisinstance((AssertionError, pytest.fail.Exception))
-                outcomes.append(
-                    "killed" if assertion and call.when == "call" else f"crashed: {call.excinfo.exconly()}"
-                )
+                killed = call.when == "call" and _is_the_tests_own(call.excinfo, item)
+                outcomes.append("killed" if killed else f"crashed: {call.excinfo.exconly()}")
             return (yield)
 
     broken = item.config.hook.pytest_mmuspec_violate(violation=violation)
@@ -152,6 +151,23 @@ def _run_broken(item: pytest.Item, nextitem: pytest.Item | None, violation: Viol
         item.config.pluginmanager.unregister(watch)
         item.user_properties[:] = kept
     return outcomes[0] if outcomes else "survived"
+
+
+def _is_the_tests_own(failure: pytest.ExceptionInfo[BaseException], item: pytest.Item) -> bool:
+    """Whether the suite says that something is wrong: an assertion inside of what is tested shows no test's worth.
+
+    It may say so to somebody else (an explorer of interleavings, say), whose own error then has it as its cause.
+    """
+    if failure.errisinstance(pytest.fail.Exception):
+        return True
+    suite = item.config.rootpath / Path(item.nodeid.split("::")[0]).parts[0]
+    error: BaseException | None = failure.value
+    while error is not None:
+        raised_in = Path(pytest.ExceptionInfo.from_exception(error).traceback[-1].path)
+        if isinstance(error, AssertionError) and raised_in.is_relative_to(suite):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager
@@ -201,6 +217,8 @@ class _Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:  # what an earlier run showed still stands
+            return
         self.run.finish()
         if self.run.errors and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -71,6 +71,12 @@ def accesses(cpu: Cpu, what: Instruction) -> Steps[int]:
             yield from handle(vcpu, *fault)
 
 
+def writes(cpu: Cpu, address: int, *values: int) -> Steps[None]:
+    """The guest writes these one after the other."""
+    for value in values:
+        yield from accesses(cpu, write(address, value))
+
+
 def read(address: int) -> Instruction:
     """The guest reads 8 bytes."""
     return Instruction(access(Kind.READ, user=False), address, 8)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from conformance.looking import backing
-from conformance.races.actors import TOUCHED, WRITE_PROTECTED, accesses, faults, harvests, write
+from conformance.races.actors import TOUCHED, WRITE_PROTECTED, faults, harvests, writes
 from conformance.races.truths import leaf, whole
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
 from mmu_model.hardware import PAGE_SHIFT, Gfn
@@ -47,7 +47,7 @@ def fast_page_fault_against_log(kernel: str) -> Race:
 
 
 def clearing_w_against_write(kernel: str) -> Race:
-    """The guest writes, by what is in its TLB or by a fault, while the log is fetched: W is taken away."""
+    """The guest writes twice, by what is in its TLB or by a fault, while the log is fetched: W is taken away."""
     return _clearing_against_write(kernel, pml=False)
 
 
@@ -69,7 +69,7 @@ def _clearing_against_write(kernel: str, *, pml: bool) -> Race:
             )
 
     actors = {
-        "vcpu": accesses(scene.cpu, write(GIB, 2)),
+        "vcpu": writes(scene.cpu, GIB, 2, 3),
         "process": harvests(scene.vm, slot, copies),
     }
     return Race(actors, at_end=at_end)

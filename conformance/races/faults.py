@@ -64,8 +64,8 @@ def aged_page_against_notifier(kernel: str) -> Race:
     finish(serve_requests(scene.cpu.vcpu))
 
     def at_end() -> None:
-        whole(scene.vm)
         maps_what_the_host_does(scene.vm, TOUCHED)
+        whole(scene.vm)
 
     actors = {"vcpu": faults(scene.cpu.vcpu, TOUCHED), "host": migrates(scene.vm, hva)}
     return Race(actors, at_end=at_end)

@@ -92,7 +92,7 @@ def dirty_before_writable(model: BrokenModel) -> None:
         yield "has noted the write"
         return vcpu.kvm.host.compare_exchange(sptep, old_spte, new_spte)
 
-    model.replace("tdp.fast_page_fault.fast_pf_fix_direct_spte", wrong)
+    model.replace("kvm.fast_page_fault.fast_pf_fix_direct_spte", wrong)
 
 
 def no_bits_are_volatile(model: BrokenModel) -> None:

@@ -1,6 +1,7 @@
 """A fault under nested paging, answered by the TDP MMU (tdp_mmu.c: kvm_tdp_mmu_map)."""
 
 from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.fast_page_fault import fast_page_fault
 from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.faultin import faultin_pfn, is_page_fault_stale
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
@@ -17,11 +18,10 @@ from mmu_model.kvm.spte import (
     make_nonleaf_spte,
 )
 from mmu_model.kvm.task import Steps
-from mmu_model.kvm.types import SPTE_ENT_PER_PAGE
+from mmu_model.kvm.types import SPTE_ENT_PER_PAGE, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.changed import PAGES_STAT, tdp_mmu_set_spte_atomic
-from mmu_model.tdp.fast_page_fault import fast_page_fault, page_fault_can_be_fast
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import tdp_mmu_alloc_sp
 from mmu_model.tdp.split import split_into
@@ -31,10 +31,9 @@ def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """A fault at a guest-physical address. Many vCPUs may be here at once: mmu_lock is held for read."""
     if page_fault_handle_page_track(fault):
         return RetPf.WRITE_PROTECTED
-    if page_fault_can_be_fast(vcpu, fault):
-        result = yield from fast_page_fault(vcpu, fault)
-        if result is not RetPf.INVALID:
-            return result
+    result = yield from fast_page_fault(vcpu, fault, vcpu.kvm.rcu.read, lambda: _last_spte(vcpu, fault))
+    if result is not RetPf.INVALID:
+        return result
     result = yield from faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RetPf.CONTINUE:
         return result
@@ -44,6 +43,17 @@ def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
         if is_page_fault_stale(vcpu, fault):
             return RetPf.RETRY
         return (yield from kvm_tdp_mmu_map(vcpu, fault))
+
+
+def _last_spte(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[tuple[Sptep, int] | None]:
+    """The lowest spte for the frame, and what it held (kvm_tdp_mmu_fast_pf_get_last_sptep)."""
+    root = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
+    if root is None:
+        return None
+    place = TdpIter(vcpu.kvm, root, fault.gfn)
+    while place.try_step_down():
+        yield "steps down"
+    return place.sptep, place.old_spte
 
 
 def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:

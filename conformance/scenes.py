@@ -174,9 +174,11 @@ def editing_guest(
     *,
     flags: int = USED,
     mmu: MmuKind = MmuKind.SHADOW,
+    tdp_format: TdpFormat = TdpFormat.NPT,
+    pml: bool = False,
 ) -> Editor:
     """A guest that can edit its own tables, under shadow paging or another MMU."""
-    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=flags)
+    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=flags, tdp_format=tdp_format, pml=pml)
     window = WINDOWS[paging]
     scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
     scene.cpu.set_registers(scene.cpu.vcpu.registers)

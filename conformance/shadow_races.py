@@ -1,7 +1,7 @@
 """What a vCPU reads of shadow pages without mmu_lock while who holds it changes them: actors for the explorer."""
 
 from conformance.looking import backing, structs
-from conformance.races import zaps_all
+from conformance.races.actors import zaps_all
 from conformance.scenes import Scene, guest
 from mmu_model.hardware import PAGE_SHIFT, Gfn, Pfn
 from mmu_model.kvm import shadow_walk

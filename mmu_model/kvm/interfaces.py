@@ -23,7 +23,7 @@ class ShadowMmu(Protocol):
 
     def mmu_try_to_unsync_pages(
         self, kvm: Kvm, slot: KvmMemorySlot, gfn: int, *, can_unsync: bool, prefetch: bool
-    ) -> bool:
+    ) -> Steps[bool]:
         """Whether a writable spte for the frame may be made, now that its tables are unsync."""
 
     def mmu_alloc_direct_roots(self, vcpu: KvmVcpu) -> None:
@@ -32,7 +32,7 @@ class ShadowMmu(Protocol):
     def mmu_alloc_shadow_roots(self, vcpu: KvmVcpu) -> None:
         """Load a root that shadows the guest's."""
 
-    def kvm_mmu_sync_roots(self, vcpu: KvmVcpu) -> None:
+    def kvm_mmu_sync_roots(self, vcpu: KvmVcpu) -> Steps[None]:
         """Synchronize all that the loaded root reaches."""
 
     def put_root(self, kvm: Kvm, sp: KvmMmuPage) -> None:

@@ -146,7 +146,7 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ste
     if fault.slot is None or fault.pfn is None:
         new_spte = make_mmio_spte(kvm.masks, vcpu.memslots.generation, place.gfn, ACC_ALL)
     else:
-        new_spte, wrprot = make_spte(
+        new_spte, wrprot = yield from make_spte(
             kvm,
             sptep_to_sp(kvm.host, place.sptep),
             fault.slot,

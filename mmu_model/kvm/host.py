@@ -12,6 +12,9 @@ _KERNEL_FRAMES: Final = 0x1000
 _USER_FRAMES: Final = 1 << 20
 """The first frame handed out to processes: at 4 GiB."""
 
+_DEVICE_FRAMES: Final = range(0xC_0000, 0xF_0000)
+"""The frames behind which there are devices with memory of their own: below 4 GiB."""
+
 _HEAP: Final = 0xFFFF_C900_0000_0000
 _OBJECT_SIZE: Final = 128
 
@@ -52,6 +55,7 @@ class Host:
         self.zero_page = self.alloc_page()
         """A page of zeroes that nobody writes to."""
         self._next_user_frame = _USER_FRAMES
+        self._next_device_frame = _DEVICE_FRAMES.start
         self._objects: dict[Kva, Any] = {}
         self._next_object = _HEAP
         self._free_objects: list[Kva] = []
@@ -84,6 +88,16 @@ class Host:
         first = -(-self._next_user_frame // alignment) * alignment
         self._next_user_frame = first + count
         return Pfn(first)
+
+    def alloc_device_frames(self, count: int) -> Pfn:
+        """`count` frames in a row of a device's memory."""
+        first = self._next_device_frame
+        self._next_device_frame = first + count
+        return Pfn(first)
+
+    def is_device(self, pfn: Pfn) -> bool:
+        """Whether a frame is of a device's memory, and not the host's (kvm_is_mmio_pfn)."""
+        return pfn in _DEVICE_FRAMES
 
     def kmalloc(self, thing: Any) -> Kva:
         """Give an object of the kernel an address; bit 0 of it is 0, as the tags of pointers need."""

@@ -60,7 +60,8 @@ class SpteMasks:
     acc_track :
         What is taken from an spte so that the next access faults.
     memtype :
-        The memory type of a leaf that maps ordinary memory; 0 where the host's MTRRs say it.
+        The memory type of a leaf that maps ordinary memory, and not a device's, which is uncacheable, 0 (vmx.c:
+        vmx_get_mt_mask); 0 where the host's MTRRs say it.
     host_writable, mmu_writable :
         Software bits: the host's mapping is writable; no shadowed guest table forbids writing.
     mmio_value, mmio_mask, mmio_access :

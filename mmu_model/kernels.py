@@ -4,7 +4,7 @@ A switch is a field of :class:`Kernel`; its comment says what hangs on it, its m
 seen in the sources of the releases (Debian's 6.1.192 and 6.12.117).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 
@@ -45,6 +45,9 @@ class Kernel:
         the large one is zapped, and what is not accessed again is mapped no more.
     bad_root_is_dummy :
         A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
+    retries_what_was_unprotected :
+        When the guest is to execute an instruction that KVM had to, or could not, emulate: only after a write to a
+        shadowed table, and once; or after any fault but MMIO, as often as emulation fails.
     ept_suppresses_ve :
         Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
     reflected_stage_is_the_last :
@@ -92,6 +95,10 @@ class Kernel:
         v6_1="mmu/mmu.c: mmu_check_root requests KVM_REQ_TRIPLE_FAULT",
         v6_12="mmu/mmu.c: mmu_alloc_shadow_roots takes kvm_mmu_get_dummy_root",
     )
+    retries_what_was_unprotected: bool = _switch(
+        v6_1="x86.c: reexecute_instruction, retry_instruction",
+        v6_12="mmu/mmu.c: kvm_mmu_write_protect_fault, __kvm_mmu_unprotect_gfn_and_retry",
+    )
     ept_suppresses_ve: bool = _switch(
         v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
         v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
@@ -117,6 +124,7 @@ KERNELS: Final = {
             unused_role_is_invalid=False,
             fault_splits_huge_page=False,
             bad_root_is_dummy=False,
+            retries_what_was_unprotected=False,
             ept_suppresses_ve=False,
             reflected_stage_is_the_last=True,
         ),
@@ -132,6 +140,7 @@ KERNELS: Final = {
             unused_role_is_invalid=True,
             fault_splits_huge_page=True,
             bad_root_is_dummy=True,
+            retries_what_was_unprotected=True,
             ept_suppresses_ve=True,
             reflected_stage_is_the_last=False,
         ),
@@ -153,6 +162,13 @@ def kernel_named(release: str) -> Kernel:
         return KERNELS[release]
     except KeyError:
         raise ValueError(f"no model of kernel {release!r}; there are {', '.join(KERNELS)}") from None
+
+
+def on_32_bit(kernel: Kernel) -> Kernel:
+    """The same release without CONFIG_X86_64: there bit 63 of an spte is of no use for virtualization exceptions
+    (mmu/spte.h: SHADOW_NONPRESENT_VALUE)."""
+    bits = kernel.shadow_nonpresent_value
+    return replace(kernel, shadow_nonpresent_value=0, frozen_spte=kernel.frozen_spte & ~bits)
 
 
 def switches() -> dict[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from mmu_model.kvm.fault import PFERR_GUEST_FINAL_MASK
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
 from mmu_model.kvm.guest_walk import walk_addr
 from mmu_model.kvm.nested_memory import table_memory, translate_nested_gpa
+from mmu_model.kvm.retry import EmulationType, retries_after_failure, retries_instead
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.words import load, store
 
@@ -28,6 +29,11 @@ class Instruction:
         The access, to 1, 2, 4 or 8 bytes that do not cross a multiple of 8.
     value :
         What is written.
+    known :
+        Whether KVM's emulator can carry the instruction out: it cannot, say, with those of AVX.
+    edits_tables :
+        Whether it is one with which page tables are edited, as MOV, XCHG, and CMPXCHG are
+        (x86_page_table_writing_insn).
 
     """
 
@@ -35,6 +41,12 @@ class Instruction:
     address: int
     size: int
     value: int = 0
+    known: bool = True
+    edits_tables: bool = True
+
+
+class EmulationFailed(Exception):
+    """KVM cannot go on with the guest: KVM_EXIT_INTERNAL_ERROR, or #UD for user code (handle_emulation_failure)."""
 
 
 class MmioExit(Exception):
@@ -52,8 +64,10 @@ class MmioExit(Exception):
         self.gpa = gpa
 
 
-def x86_emulate_instruction(vcpu: KvmVcpu, instruction: Instruction) -> int:
-    """Carry the access out; what was read.
+def x86_emulate_instruction(
+    vcpu: KvmVcpu, instruction: Instruction, emulation: EmulationType | None = None
+) -> int | None:
+    """Carry the access out; what was read. None: the guest is to try again by itself.
 
     Raises
     ------
@@ -61,8 +75,17 @@ def x86_emulate_instruction(vcpu: KvmVcpu, instruction: Instruction) -> int:
         The guest's own tables, or its hypervisor's nested ones, do not permit it.
     MmioExit
         There is no memory.
+    EmulationFailed
+        It is not known how, and trying again is of no use.
 
     """
+    emulation = emulation or EmulationType()
+    if not instruction.known:
+        if retries_after_failure(vcpu, emulation):
+            return None
+        raise EmulationFailed(f"KVM cannot emulate the instruction that accesses {instruction.address:#x}")
+    if not instruction.edits_tables and retries_instead(vcpu, emulation):
+        return None
     memory = GuestMemory(vcpu.kvm, vcpu.memslots)
     gpa = translate(vcpu, instruction)
     writes = instruction.access.writes

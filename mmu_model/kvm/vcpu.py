@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmu_model.hardware.faults import Fault
 from mmu_model.hardware.linear import Pdptes
+from mmu_model.hardware.pml import PageModificationLog
 from mmu_model.hardware.registers import Registers
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemslots
@@ -27,6 +28,18 @@ class Request(Enum):
     TLB_FLUSH = "flush the whole TLB"
     TLB_FLUSH_GUEST = "flush the TLB for the guest"
     TLB_FLUSH_CURRENT = "flush the TLB of the current context"
+
+
+class VcpuMode(Enum):
+    """`vcpu->mode`: whether the vCPU has to be interrupted to be reached.
+
+    READING_SHADOW_PAGE_TABLES: it walks sptes of the shadow MMU without a lock and takes no interrupts.
+    """
+
+    OUTSIDE_GUEST_MODE = 0
+    IN_GUEST_MODE = 1
+    EXITING_GUEST_MODE = 2
+    READING_SHADOW_PAGE_TABLES = 3
 
 
 class MmioCache:
@@ -66,6 +79,14 @@ class KvmVcpu:
         The VPID that a hypervisor on Intel's processors gave to its guest when it entered it last.
     requests :
         What is left to do before the guest runs again.
+    mode, kicked :
+        Where the vCPU is; an interrupt is on its way that is to bring it out of there.
+    pml :
+        What the processor logged of the guest's writes since it was last outside; None without such a log.
+    rip :
+        Which instruction it executes: they are counted, from 1, for the model has no code.
+    last_retry_rip, last_retry_addr :
+        The last one that KVM let the processor try again, and the address that it had faulted on; 0 for none.
     exit :
         Why the processor left the guest for KVM, as far as KVM looks it up later.
     exit_qualification :
@@ -90,6 +111,12 @@ class KvmVcpu:
         self.mmu = self.root_mmu
         self.last_vpid = 0
         self.requests: set[Request] = set()
+        self.mode = VcpuMode.OUTSIDE_GUEST_MODE
+        self.kicked = False
+        self.pml = PageModificationLog() if kvm.parameters.pml else None
+        self.rip = 1
+        self.last_retry_rip = 0
+        self.last_retry_addr = 0
         self.exit: Fault | None = None
         self.exit_qualification = 0
         self.exception: Fault | None = None

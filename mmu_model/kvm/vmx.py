@@ -13,6 +13,7 @@ from mmu_model.hardware.ept import (
     QUALIFICATION_PAGE,
     QUALIFICATION_PERMITTED_SHIFT,
 )
+from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.fault import (
     PFERR_FETCH_MASK,
     PFERR_GUEST_FINAL_MASK,
@@ -22,6 +23,7 @@ from mmu_model.kvm.fault import (
     PFERR_USER_MASK,
     PFERR_WRITE_MASK,
 )
+from mmu_model.kvm.guest_memory import mark_page_dirty
 from mmu_model.kvm.nested_vmx import nested_ept_ad_enabled
 from mmu_model.kvm.spte import VMX_EPT_RWX_MASK
 from mmu_model.kvm.types import PT64_ROOT_5LEVEL
@@ -52,6 +54,15 @@ def construct_eptp(vcpu: KvmVcpu) -> int:
     if vcpu.kvm.masks.accessed and (not vcpu.guest_mode or nested_ept_ad_enabled(vcpu)):
         eptp |= EPTP_ACCESSED_DIRTY
     return eptp
+
+
+def vmx_flush_pml_buffer(vcpu: KvmVcpu) -> None:
+    """At every exit: what the processor logged is noted as dirty."""
+    if vcpu.pml is None:
+        return
+    for gpa in vcpu.pml.take():
+        gfn = Gfn(gpa >> PAGE_SHIFT)
+        mark_page_dirty(vcpu.memslots.find(gfn), gfn)
 
 
 def ept_violation_error_code(exit_qualification: int) -> int:

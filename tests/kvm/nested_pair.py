@@ -146,11 +146,13 @@ class NestedPair:
         self._as_hypervisor(act, lambda: self.native.memory.write(where, value), flush=flush)
 
     def switch_flags(self) -> None:
-        """The hypervisor turns accessed and dirty flags for EPT on or off."""
-        self._as_hypervisor(self._switch_eptp, lambda: None, flush=False)
+        """The hypervisor turns accessed and dirty flags for EPT on or off, and flushes."""
 
-    def _switch_eptp(self) -> None:
-        self.eptp = self.scene.eptp = self.eptp ^ EPTP_ACCESSED_DIRTY
+        def act() -> None:
+            self.eptp = self.scene.eptp = self.eptp ^ EPTP_ACCESSED_DIRTY
+            self.scene.cpu.invept(self.eptp)
+
+        self._as_hypervisor(act, lambda: None, flush=True)
 
     def _as_hypervisor(self, act: Callable[[], None], natively: Callable[[], object], *, flush: bool) -> None:
         self.scene.pdptes = self.scene.cpu.vcpu.pdptes

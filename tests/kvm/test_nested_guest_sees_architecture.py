@@ -1,5 +1,7 @@
 """The guest of a guest never sees EPT02: random programs, and random edits of EPT12 by their hypervisor."""
 
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -54,21 +56,22 @@ programs = st.lists(
 )
 
 
-def step(pair: NestedPair, what: str, *arguments: object, number: int, has_flags: bool) -> None:
+def step(pair: NestedPair, what: str, arguments: list[Any], number: int) -> None:
     """One step of a program."""
     if what == "edit":
-        pair.edit(*arguments)  # type: ignore[arg-type]
+        pair.edit(*arguments)
     elif what == "ept":
-        edit_ept(pair, *arguments[0])  # type: ignore[misc]
+        edit_ept(pair, *arguments[0])
     elif what == "host":
-        pair.host(*arguments)  # type: ignore[arg-type]
+        pair.host(*arguments)
     elif what == "cr3":
         pair.load_cr3()
     elif what == "switch":
-        if has_flags:
+        if pair.scene.vm.kvm.masks.accessed:
             pair.switch_flags()
     else:
-        pair.access(what, *arguments, number)  # type: ignore[arg-type]
+        address, cpl = arguments
+        pair.access(what, address, cpl, number)
 
 
 def edit_ept(pair: NestedPair, level: int, ngpa: int, entry: int) -> None:
@@ -80,25 +83,25 @@ def edit_ept(pair: NestedPair, level: int, ngpa: int, entry: int) -> None:
     pair.edit_ept(ngpa, level, entry)
 
 
-@pytest.mark.parametrize("walk_length", [4, 5])
-@pytest.mark.parametrize("tdp_format", [TdpFormat.EPT, TdpFormat.EPT_WITHOUT_AD])
-@pytest.mark.parametrize("mode", [Mode.FOUR_LEVEL, Mode.PAE])
+machines = st.tuples(
+    st.sampled_from((Mode.FOUR_LEVEL, Mode.PAE)),
+    st.sampled_from((TdpFormat.EPT, TdpFormat.EPT_WITHOUT_AD)),
+    st.sampled_from((4, 5)),
+)
+"""The paging of the inner guest, the host's EPT, and the walk length that the hypervisor chose for its own."""
+
+
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
 @pytest.mark.parametrize("kernel", list(KERNELS))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(program=programs)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(machine=machines, program=programs)
 def test_a_nested_guest_sees_the_architecture(
-    kernel: str,
-    mmu: MmuKind,
-    mode: Mode,
-    tdp_format: TdpFormat,
-    walk_length: int,
-    program: list[tuple[str, object]],
+    kernel: str, mmu: MmuKind, machine: tuple[Mode, TdpFormat, int], program: list[tuple[Any, ...]]
 ) -> None:
     """Every access has the result that the processor gives over EPT12 itself: the value, the page fault, the
     exit to the hypervisor with its qualification; and after every step all that is true of snapshots is."""
-    pair = NestedPair.of(kernel, mmu, mode, tdp_format, walk_length)
+    pair = NestedPair.of(kernel, mmu, *machine)
     for number, (what, *arguments) in enumerate(program):
-        step(pair, what, *arguments, number=number, has_flags=tdp_format is TdpFormat.EPT)
+        step(pair, what, arguments, number)
         pair.check()
     pair.same_memory()

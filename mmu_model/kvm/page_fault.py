@@ -29,7 +29,7 @@ def kvm_mmu_page_fault(vcpu: KvmVcpu, address: int, error_code: int) -> RetPf:
             raise KvmBug(f"nobody handled the fault at {address:#x}")
     if result is RetPf.WRITE_PROTECTED:
         result = _write_protect_fault(vcpu, address, error_code)
-    vcpu.stat[f"pf_{result.name.lower()}"] += 1
+    vcpu.stat[result.stat] += 1
     return result
 
 

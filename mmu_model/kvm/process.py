@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.host import Host
@@ -24,7 +24,8 @@ class MmuNotifier(Protocol):
         """It has changed."""
 
 
-class HostMapping(NamedTuple):
+@dataclass(slots=True)
+class HostMapping:
     """What the host's page tables say of one page of the process.
 
     Attributes
@@ -117,10 +118,18 @@ class Process:
     def mapping(self, hva: int) -> HostMapping | None:
         """The host's mapping of the page at `hva` as it is; None if there is none."""
         page = hva >> PAGE_SHIFT
-        area = self._area(page)
+        return self._mapping(page, self._area(page))
+
+    def _mapping(self, page: int, area: _Area | None) -> HostMapping | None:
         if area is not None and area.pfn is not None:
             return HostMapping(Pfn(area.pfn + page - area.start), area.level_at(page), area.writable)
         return self._zero_page() if page in self._zeroes else None
+
+    def mapping_level(self, hva: int) -> int:
+        """The size of the page that the host maps what is at `hva` with, as a level; 1 if it maps nothing."""
+        page = hva >> PAGE_SHIFT
+        area = self._area(page)
+        return PG_LEVEL_4K if area is None or area.pfn is None else area.level_at(page)
 
     def fault_in(self, hva: int, *, write: bool) -> HostMapping | None:
         """The host's mapping after an access to the page; None if the process may not have one.
@@ -132,9 +141,10 @@ class Process:
         if area is not None and area.pfn is None:
             if write and area.writable:
                 self._give_frames(area, page)
+                area = self._area(page)
             else:
                 self._zeroes.add(page)
-        return self.mapping(hva)
+        return self._mapping(page, area)
 
     def frame_address(self, hva: int) -> Hpa | None:
         """Where the frame of its own begins that the process has at `hva`; None if it has none yet."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from mmu_model.hardware.types import Hpa
 from mmu_model.kvm.page import root_to_sp
-from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
-from mmu_model.kvm.types import PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Kva, Sptep, shadow_index, va
+from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_nonleaf_spte
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Kva, Sptep, shadow_index, va
 from mmu_model.kvm.vcpu import KvmVcpu
 
 
@@ -40,7 +40,7 @@ def for_each_shadow_entry(
         sptep = Sptep(Kva(va(Hpa(table)) + shadow_index(address, level) * 8))
         yield level, sptep
         spte = read(sptep)
-        if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+        if level == PG_LEVEL_4K or not is_nonleaf_spte(spte):
             return
         table = spte & SPTE_BASE_ADDR_MASK
         level -= 1

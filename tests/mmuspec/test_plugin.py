@@ -124,6 +124,21 @@ def test_results_are_the_same_with_and_without_xdist(
     assert statement(suite, TURNS)["tests"][0]["refutes"] is True
 
 
+def test_a_killed_violation_tells_by_what_assertion(suite: pytest.Pytester) -> None:
+    suite.runpytest_subprocess("--prove")
+    line = (suite.path / "test_tower.py").read_text().split("\n").index("    assert model.keys() == 1") + 1
+    deaths = statement(suite, HOLDS)["deaths"]
+
+    assert [(d["violation"], d["test"], d["where"]) for d in deaths] == [
+        ("two_keys", "test_tower.py::test_one_key[6.12]", f"test_tower.py:{line}"),
+        ("two_keys", "test_tower.py::test_one_key[6.1]", f"test_tower.py:{line}"),
+    ]
+    assert deaths[0]["assertion"].startswith("assert 2 == 1")
+    assert " at 0x" not in deaths[0]["assertion"]
+    declared = (suite.path / "conftest.py").read_text().split("@violates")[0].count("\n") + 1
+    assert results(suite)["declared"] == {"two_keys": f"conftest.py:{declared}"}
+
+
 def test_the_summary_is_a_table_of_sections(suite: pytest.Pytester) -> None:
     run = suite.runpytest_subprocess("--prove")
     run.stdout.fnmatch_lines(["statements*proven*tested*uncovered*", "slots * 1 * 1 *", "all * 1 * 1 *"])

@@ -95,8 +95,7 @@ class TdpIter:
         """Read the entry of the present level for the present frame."""
         self._rcu.assert_held()
         level = self.level
-        index = self.gfn >> _INDEX_SHIFT[level] & _LAST_INDEX
-        hpa = self._tables[level] + index * 8
+        hpa = self._tables[level] + (self.gfn >> _INDEX_SHIFT[level] & _LAST_INDEX) * 8
         self.sptep = Sptep(PAGE_OFFSET + hpa)
         self.old_spte = self._read(hpa)
 

@@ -14,7 +14,7 @@ class Anchors:
     """Gives each place its anchor, and none twice. Who comes first gets the name asked for."""
 
     def __init__(self) -> None:
-        self.taken = {"page:document", "page:obsolete"}
+        self.taken = {"page:document", "page:obsolete", "page:pictures"}
 
     def give(self, wanted: str) -> str:
         """`wanted`, less what an HTML id must not have; a number behind it if it is taken."""

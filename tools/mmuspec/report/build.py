@@ -12,6 +12,7 @@ from mmuspec.report.anchors import Anchors
 from mmuspec.report.dossier import Dossier, dossier, totals
 from mmuspec.report.layout import Chapter, Layout
 from mmuspec.report.pairing import Pairing, pair
+from mmuspec.report.pictures import Gallery, Picture
 from mmuspec.results import DEFAULT, Results, StatementResult
 from mmuspec.spec import Obsolete, Spec, SpecItem, SpecStatement
 from mmuspec.status import Status
@@ -43,6 +44,7 @@ class Report:
     chapters: tuple[Chapter, ...]
     dossiers: tuple[Dossier, ...]
     obsolete: tuple[Former, ...]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def totals(self) -> Mapping[Status, int]:
@@ -87,10 +89,15 @@ def build(
     return Report(
         source=spec.source,
         kernels=maker.kernels,
-        notices=(*_about_document(spec, document, pairing), *_about_results(spec, results)),
+        notices=(
+            *_about_document(spec, document, pairing),
+            *_about_results(spec, results),
+            *_about_pictures(maker.gallery),
+        ),
         chapters=layout.of_document(document, pairing) if document else layout.of_spec(spec.source.title),
         dossiers=tuple(dossiers.values()),
         obsolete=obsolete,
+        pictures=maker.gallery.pictures,
     )
 
 
@@ -101,12 +108,14 @@ class _Maker:
         self.shown: dict[str, StatementResult] = {s.id: s for s in results.statements} if results else {}
         self.texts = pairing.texts
         self.anchors = Anchors()
+        self.gallery = Gallery(results, self.anchors)
         curated = {kernel for s in spec.everything() for kernel, _ in s.curated.kernels}
         self.kernels = tuple(sorted({*curated, *(results.kernels if results else ())}, key=version_key))
 
     def dossier(self, item: SpecItem, statement: SpecStatement) -> Dossier:
         shown, text = self.shown.get(statement.id), self.texts.get(statement.id)
-        return dossier(item, statement, shown, text, self.kernels, self.anchors.give(statement.id))
+        anchor, pictures = self.anchors.give(statement.id), self.gallery.of(shown)
+        return dossier(item, statement, shown, text, self.kernels, anchor, pictures)
 
     def former(self, old: Obsolete) -> Former:
         return Former(
@@ -163,6 +172,11 @@ def _about_results(spec: Spec, results: Results | None) -> Iterator[str]:
         yield f"Statements that were not part of the test run: {missing}. Run pytest conformance/ again."
     if edited:
         yield f"Verdicts edited since the tests ran: {edited}. Statuses follow the verdicts of today."
+
+
+def _about_pictures(gallery: Gallery) -> Iterator[str]:
+    if gallery.left_out:
+        yield f"Pictures left out to keep the page small: {len(gallery.left_out)}."
 
 
 def _and_more(ids: Sequence[str]) -> str:

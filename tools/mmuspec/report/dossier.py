@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mmuspec.report.families import Family, Sighting, Trial, families, sightings, trials
+from mmuspec.report.pictures import Picture
 from mmuspec.results import Evidence, Proof, StatementResult, Test
 from mmuspec.spec import Mmu, Since, SpecItem, SpecStatement, Verdict
 from mmuspec.status import Status, status_of
@@ -37,6 +38,7 @@ class Dossier:
     tests: tuple[Test, ...]
     violations: tuple[Proof, ...]
     evidence: tuple[Evidence, ...]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -76,6 +78,7 @@ def dossier(
     text: str | None,
     kernels: Iterable[str],
     anchor: str,
+    pictures: tuple[Picture, ...] = (),
 ) -> Dossier:
     """Put together what the spec says, what the run has `shown`, and the `text`; None is nothing known."""
     curated = statement.curated
@@ -100,6 +103,7 @@ def dossier(
         tests=tests,
         violations=violations,
         evidence=shown.evidence if shown else (),
+        pictures=pictures,
     )
 
 

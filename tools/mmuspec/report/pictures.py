@@ -1,0 +1,94 @@
+"""The pictures of a report: which of those that tests attached are shown with a statement, within what room.
+
+Policy. A test with several cases shows the picture of one of them. A statement shows those of at most `MOST`
+tests. All pictures together stay below `ROOM`; who comes later in the document goes without.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mmuspec.attachments import Attachment
+from mmuspec.report.anchors import Anchors
+from mmuspec.report.families import families
+from mmuspec.results import Results, Shown, StatementResult
+
+MOST: Final = 3
+ROOM: Final = 1_500_000
+"""Characters of HTML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture; `anchor` is its place in the page, `address` all of it in a form that an image can have."""
+
+    anchor: str
+    name: str
+    text: str
+    address: str
+    test: str
+
+
+class Gallery:
+    """Gives out the pictures of statements; the same one to several statements as one."""
+
+    def __init__(self, results: Results | None, anchors: Anchors) -> None:
+        self.anchors = anchors
+        self.attachments: dict[str, Attachment] = (
+            {each.id: each for each in results.attachments} if results else {}
+        )
+        self.given: dict[str, Picture] = {}
+        self.left_out: set[str] = set()
+        self.room = ROOM
+
+    def of(self, shown: StatementResult | None) -> tuple[Picture, ...]:
+        """The pictures of one statement; asked for in the order of the document."""
+        passed = {test.nodeid for test in shown.tests if test.outcome == "passed"} if shown else set()
+        return tuple(
+            self._given(one_of_each(each for each in shown.pictures if each.nodeid in passed))
+            if shown
+            else ()
+        )
+
+    def _given(self, shown: Iterable[Shown]) -> Iterator[Picture]:
+        for each in shown:
+            if each.attachment in self.attachments and each.attachment not in self.given:
+                self._give(each)
+            if each.attachment in self.given:
+                yield self.given[each.attachment]
+
+    def _give(self, shown: Shown) -> None:
+        attachment = self.attachments[shown.attachment]
+        content = base64.b64encode(attachment.content).decode()
+        size = len(content) + len(attachment.text) + 2 * len(attachment.name)
+        if size > self.room:
+            self.left_out.add(shown.attachment)
+            return
+        self.room -= size
+        self.given[shown.attachment] = Picture(
+            self.anchors.give(f"picture:{len(self.given) + 1}"),
+            attachment.name,
+            attachment.text,
+            f"data:{attachment.media_type};base64,{content}",
+            shown.nodeid,
+        )
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All that were given out, in order."""
+        return tuple(self.given.values())
+
+
+def one_of_each(shown: Iterable[Shown]) -> list[Shown]:
+    """The pictures of one case of each test, the case with the most of them, the last among equals."""
+    by_test: dict[str, list[Shown]] = {}
+    for each in shown:
+        by_test.setdefault(each.nodeid, []).append(each)
+    chosen: list[Shown] = []
+    for family in families(by_test):
+        case = max(family.members, key=lambda nodeid: (len(by_test[nodeid]), family.members.index(nodeid)))
+        chosen += by_test[case]
+    return chosen[:MOST]

@@ -36,7 +36,7 @@ def page(report: Report) -> str:
             marks=MARKS,
             style=Markup(style),  # noqa: S704 (ours)
             script=Markup(script),  # noqa: S704 (ours)
-            policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
+            policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:",
         )
     )
 

@@ -1,7 +1,7 @@
 """The pictures of a report: which of those that tests attached are shown with a statement, within what room.
 
-Policy. A test with several cases shows the picture of one of them. A statement shows those of at most `MOST`
-tests. All pictures together stay below `ROOM`; who comes later in the document goes without.
+Policy. A test with several cases shows the pictures of one of them. A statement shows at most `MOST`, those made
+for it before those that were recorded. All together stay below `ROOM`; who comes later in the document goes without.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mmuspec.attachments import Attachment
 from mmuspec.report.anchors import Anchors
 from mmuspec.report.families import families
 from mmuspec.results import Results, Shown, StatementResult
+from mmuspec.version import version_key
 
 MOST: Final = 3
 ROOM: Final = 1_500_000
@@ -46,16 +47,20 @@ class Gallery:
 
     def of(self, shown: StatementResult | None) -> tuple[Picture, ...]:
         """The pictures of one statement; asked for in the order of the document."""
-        passed = {test.nodeid for test in shown.tests if test.outcome == "passed"} if shown else set()
-        return tuple(
-            self._given(one_of_each(each for each in shown.pictures if each.nodeid in passed))
-            if shown
-            else ()
-        )
+        if shown is None:
+            return ()
+        passed = {test.nodeid for test in shown.tests if test.outcome == "passed"}
+        live = {each.where for each in shown.evidence if each.tier == "live"}
+        attached = [
+            each for each in shown.pictures if each.nodeid in passed and each.attachment in self.attachments
+        ]
+        names = {each.attachment: self.attachments[each.attachment].name for each in attached}
+        attached.sort(key=lambda each: (each.nodeid in live, each.nodeid, names[each.attachment]))
+        return tuple(self._given(one_of_each(attached)))
 
     def _given(self, shown: Iterable[Shown]) -> Iterator[Picture]:
         for each in shown:
-            if each.attachment in self.attachments and each.attachment not in self.given:
+            if each.attachment not in self.given:
                 self._give(each)
             if each.attachment in self.given:
                 yield self.given[each.attachment]
@@ -83,12 +88,12 @@ class Gallery:
 
 
 def one_of_each(shown: Iterable[Shown]) -> list[Shown]:
-    """The pictures of one case of each test, the case with the most of them, the last among equals."""
+    """The pictures of one case of each test: the case with the most of them, among equals the newest release."""
     by_test: dict[str, list[Shown]] = {}
     for each in shown:
         by_test.setdefault(each.nodeid, []).append(each)
     chosen: list[Shown] = []
     for family in families(by_test):
-        case = max(family.members, key=lambda nodeid: (len(by_test[nodeid]), family.members.index(nodeid)))
+        case = max(family.members, key=lambda nodeid: (len(by_test[nodeid]), version_key(nodeid[:-1])))
         chosen += by_test[case]
     return chosen[:MOST]

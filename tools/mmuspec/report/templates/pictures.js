@@ -1,15 +1,20 @@
 (() => {
-  // A picture stands in the gallery once; where a statement names it, it is shown when it comes into sight.
+  // A picture stands in the gallery once. Where a statement names it, it is shown small when it comes into sight;
+  // the link leads to the large one.
   const show = (link) => {
     const figure = document.getElementById(decodeURIComponent(link.hash.slice(1)));
-    const frame = figure && figure.querySelector(".frame");
-    if (frame && !link.nextElementSibling) link.after(frame.cloneNode(true));
+    const image = figure && figure.querySelector("img");
+    if (!image || link.querySelector("img")) return;
+    const small = image.cloneNode();
+    // The link has the picture's name, and leads to the words.
+    small.alt = "";
+    link.append(small);
   };
   const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watcher.unobserve(entry.target);
-      show(entry.target);
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      show(target);
     }
   });
   for (const link of document.querySelectorAll("a.picture")) watcher.observe(link);

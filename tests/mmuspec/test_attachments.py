@@ -12,7 +12,7 @@ import pytest
 from mmuspec import results
 from mmuspec.attachments import LARGEST, LONGEST_NAME, LONGEST_TEXT, Attachment, Unfit, from_json
 from mmuspec.errors import Problem
-from mmuspec.results import Findings, Shown
+from mmuspec.results import Attached, Findings
 from tests.mmuspec.specs import ids, spec_of
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
@@ -65,7 +65,7 @@ def run_with(outcome: str, picture: Attachment = PICTURE, nodeid: str = "a") -> 
 
 
 def test_only_a_test_that_passed_shows_pictures() -> None:
-    assert run_with("passed").statements[0].pictures == (Shown("a", PICTURE.id),)
+    assert run_with("passed").statements[0].pictures == (Attached("a", PICTURE.id),)
     assert run_with("failed").statements[0].pictures == ()
 
 
@@ -76,9 +76,9 @@ def test_shards_merge_their_pictures_and_have_each_once(tmp_path: Path) -> None:
     )
 
     assert merged.statements[0].pictures == (
-        Shown("a", PICTURE.id),
-        Shown("b", PICTURE.id),
-        Shown("c", other.id),
+        Attached("a", PICTURE.id),
+        Attached("b", PICTURE.id),
+        Attached("c", other.id),
     )
     assert merged.attachments == tuple(sorted((PICTURE, other), key=lambda each: each.id))
     results.save(merged, tmp_path / "results.json")

@@ -13,7 +13,7 @@ from mmuspec.attachments import Attachment
 from mmuspec.report import Report, build, html
 from mmuspec.report.anchors import Anchors
 from mmuspec.report.pictures import MOST, Gallery
-from mmuspec.results import Evidence, Results, Shown, StatementResult
+from mmuspec.results import Attached, Evidence, Results, StatementResult
 from mmuspec.results import Test as Ran
 from tests.report import scene
 
@@ -30,7 +30,7 @@ def reported(shown: dict[str, list[Attachment]]) -> Report:
     """A report where a test of these statements that passed attached these pictures."""
     run = scene.gadget_run(SPEC)
     statements = tuple(
-        replace(s, pictures=tuple(Shown(passed(s), p.id) for p in shown.get(s.id, [])))
+        replace(s, pictures=tuple(Attached(passed(s), p.id) for p in shown.get(s.id, [])))
         for s in run.statements
     )
     attached = tuple({p.id: p for some in shown.values() for p in some}.values())
@@ -102,7 +102,7 @@ def statement(*pictures: tuple[str, Attachment], live: tuple[str, ...] = ()) -> 
         "S",
         tests=tuple(Ran(nodeid, "passed") for nodeid in sorted(nodeids)),
         evidence=tuple(Evidence("live", "6.12", nodeid) for nodeid in live),
-        pictures=tuple(Shown(nodeid, each.id) for nodeid, each in pictures),
+        pictures=tuple(Attached(nodeid, each.id) for nodeid, each in pictures),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from mmuspec.attachments import Attachment
 from mmuspec.report.anchors import Anchors
 from mmuspec.report.families import families
-from mmuspec.results import Results, Shown, StatementResult
+from mmuspec.results import Attached, Results, StatementResult
 from mmuspec.version import version_key
 
 MOST: Final = 3
@@ -58,14 +58,14 @@ class Gallery:
         attached.sort(key=lambda each: (each.nodeid in live, each.nodeid, names[each.attachment]))
         return tuple(self._given(one_of_each(attached)))
 
-    def _given(self, shown: Iterable[Shown]) -> Iterator[Picture]:
+    def _given(self, shown: Iterable[Attached]) -> Iterator[Picture]:
         for each in shown:
             if each.attachment not in self.given:
                 self._give(each)
             if each.attachment in self.given:
                 yield self.given[each.attachment]
 
-    def _give(self, shown: Shown) -> None:
+    def _give(self, shown: Attached) -> None:
         attachment = self.attachments[shown.attachment]
         content = base64.b64encode(attachment.content).decode()
         size = len(content) + len(attachment.text) + 2 * len(attachment.name)
@@ -87,12 +87,12 @@ class Gallery:
         return tuple(self.given.values())
 
 
-def one_of_each(shown: Iterable[Shown]) -> list[Shown]:
+def one_of_each(shown: Iterable[Attached]) -> list[Attached]:
     """The pictures of one case of each test: the case with the most of them, among equals the newest release."""
-    by_test: dict[str, list[Shown]] = {}
+    by_test: dict[str, list[Attached]] = {}
     for each in shown:
         by_test.setdefault(each.nodeid, []).append(each)
-    chosen: list[Shown] = []
+    chosen: list[Attached] = []
     for family in families(by_test):
         case = max(family.members, key=lambda nodeid: (len(by_test[nodeid]), version_key(nodeid[:-1])))
         chosen += by_test[case]

@@ -50,6 +50,10 @@ class Kernel:
         shadowed table, and once; or after any fault but MMIO, as often as emulation fails.
     ept_suppresses_ve :
         Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
+    reflected_stage_is_the_last :
+        What a hypervisor is told an access of its guest was for (bits 8:7 of the qualification) if the exit
+        was not an EPT violation or KVM came upon it by itself: what the last violation was for, or, in turn,
+        nothing and what this access is for.
 
     """
 
@@ -99,6 +103,10 @@ class Kernel:
         v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
         v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
     )
+    reflected_stage_is_the_last: bool = _switch(
+        v6_1="mmu/paging_tmpl.h: walk_addr_generic keeps bits of vcpu->arch.exit_qualification",
+        v6_12="vmx/nested.c: nested_ept_inject_page_fault tests from_hardware",
+    )
 
 
 KERNELS: Final = {
@@ -118,6 +126,7 @@ KERNELS: Final = {
             bad_root_is_dummy=False,
             retries_what_was_unprotected=False,
             ept_suppresses_ve=False,
+            reflected_stage_is_the_last=True,
         ),
         Kernel(
             release="6.12",
@@ -133,6 +142,7 @@ KERNELS: Final = {
             bad_root_is_dummy=True,
             retries_what_was_unprotected=True,
             ept_suppresses_ve=True,
+            reflected_stage_is_the_last=False,
         ),
     )
 }

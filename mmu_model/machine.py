@@ -12,7 +12,7 @@ from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.ept import ExtendedPaging
 from mmu_model.hardware.faults import EptMisconfiguration, EptViolation, NestedPageFault, PageFault
 from mmu_model.hardware.nested import SecondDimension
-from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
+from mmu_model.hardware.npt import NestedPaging
 from mmu_model.hardware.pml import PageModificationLogFull
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
@@ -30,6 +30,7 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.hypervisor import Hypervisor
 from mmu_model.kernels import Kernel, kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
@@ -39,7 +40,6 @@ from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested, leave_nested
 from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
@@ -55,6 +55,7 @@ from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
     EPT_MISCONFIG_ERROR_CODE,
     construct_eptp,
+    ept_misconfig_exit,
     ept_violation_error_code,
     vmx_flush_pml_buffer,
 )
@@ -192,12 +193,12 @@ class VirtualMachine:
         return snapshot(self.kvm, name)
 
 
-class Cpu:
+class Cpu(Hypervisor):
     """A virtual processor, run by the hardware model on the sptes that KVM made."""
 
     def __init__(self, vm: VirtualMachine, registers: Registers) -> None:
         self._vm = vm
-        self.vcpu = KvmVcpu(vm.kvm, registers)
+        super().__init__(KvmVcpu(vm.kvm, registers))
         vm.kvm.vcpus.append(self.vcpu)
         load_registers(self.vcpu, registers)
         kvm_mmu_after_set_cpuid(self.vcpu)
@@ -256,15 +257,6 @@ class Cpu:
     def _change_smm(self, smm: bool, registers: Registers) -> None:
         self.vcpu.smm = smm
         self.set_registers(registers)
-
-    def enter_nested(self, nested_cr3: int | None, registers: Registers) -> None:
-        """VMRUN: run a guest of the guest, over nested page tables that the guest has made or, with None,
-        without."""
-        enter_nested(self.vcpu, registers, nested_cr3)
-
-    def leave_nested(self) -> None:
-        """#VMEXIT: back to the guest itself."""
-        leave_nested(self.vcpu)
 
     def run(self, instruction: Instruction) -> int:
         """Execute an instruction, with as many exits as it takes; what it read, or 0."""
@@ -346,10 +338,13 @@ class Cpu:
                 raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
             raise VmExit((fault.cr2, fault.error_code)) from None
         except NestedPageFault as fault:
+            self.vcpu.exit = fault
             raise VmExit((fault.exit_info_2, fault.exit_info_1)) from None
         except EptViolation as fault:
+            self.vcpu.exit_qualification = fault.exit_qualification
             raise VmExit((fault.gpa, ept_violation_error_code(fault.exit_qualification))) from None
         except EptMisconfiguration as fault:
+            ept_misconfig_exit(self.vcpu)
             raise VmExit((fault.gpa, EPT_MISCONFIG_ERROR_CODE)) from None
         except PageModificationLogFull:
             raise VmExit(None) from None
@@ -374,13 +369,10 @@ class Cpu:
             return devices.get(gpa, 0)
 
     def _inject(self) -> None:
-        """Give the guest the fault that its own tables make; to a nested guest's hypervisor it is an exit."""
+        """Give the guest the fault that its own tables make, or its hypervisor the exit."""
         fault, self.vcpu.exception = self.vcpu.exception, None
-        if fault is None:
-            return
-        if self.vcpu.mmu is self.vcpu.guest_mmu:
-            raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
-        raise fault
+        if fault is not None:
+            raise fault
 
 
 def spte_masks(kernel: Kernel, parameters: Parameters, maxphyaddr: int) -> SpteMasks:

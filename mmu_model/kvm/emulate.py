@@ -7,10 +7,13 @@ emulator_read_write: by the guest's own translation, with all its checks.
 from dataclasses import dataclass
 
 from mmu_model.hardware.access import Access
+from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.registers import CR0_PG
 from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kvm.fault import PFERR_GUEST_FINAL_MASK
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
 from mmu_model.kvm.guest_walk import walk_addr
+from mmu_model.kvm.nested_memory import table_memory, translate_nested_gpa
 from mmu_model.kvm.retry import EmulationType, retries_after_failure, retries_instead
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.words import load, store
@@ -68,8 +71,8 @@ def x86_emulate_instruction(
 
     Raises
     ------
-    PageFault
-        The guest's own tables do not permit it.
+    Fault
+        The guest's own tables, or its hypervisor's nested ones, do not permit it.
     MmioExit
         There is no memory.
     EmulationFailed
@@ -84,7 +87,7 @@ def x86_emulate_instruction(
     if not instruction.edits_tables and retries_instead(vcpu, emulation):
         return None
     memory = GuestMemory(vcpu.kvm, vcpu.memslots)
-    gpa = translate(vcpu, memory, instruction)
+    gpa = translate(vcpu, instruction)
     writes = instruction.access.writes
     gfn = gpa >> PAGE_SHIFT
     if not is_visible(vcpu.memslots.find(gfn)) or (writes and not memory.is_writable(gfn)):
@@ -96,9 +99,14 @@ def x86_emulate_instruction(
     return 0
 
 
-def translate(vcpu: KvmVcpu, memory: GuestMemory, instruction: Instruction) -> int:
-    """The guest-physical address of an access (`mmu->gva_to_gpa`)."""
-    if not vcpu.registers.cr0 & CR0_PG:
-        return instruction.address
-    walker = walk_addr(memory, vcpu.root_mmu.guest_paging, instruction.access, instruction.address)
-    return walker.gfn << PAGE_SHIFT | instruction.address & 0xFFF
+def translate(vcpu: KvmVcpu, instruction: Instruction) -> int:
+    """The guest-physical address of an access (`walk_mmu->gva_to_gpa`), through nested tables if there are any."""
+    gpa = instruction.address
+    if vcpu.registers.cr0 & CR0_PG:
+        paging = vcpu.walk_mmu.guest_paging
+        assert isinstance(paging, LinearPaging)
+        walker = walk_addr(table_memory(vcpu), paging, instruction.access, gpa)
+        gpa = walker.gfn << PAGE_SHIFT | gpa & 0xFFF
+    if vcpu.is_nested_mmu:
+        gpa = translate_nested_gpa(vcpu, gpa, instruction.access.error_code | PFERR_GUEST_FINAL_MASK)
+    return gpa

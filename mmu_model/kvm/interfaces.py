@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
+    from mmu_model.kvm.mmu import RootInfo
     from mmu_model.kvm.page import KvmMmuPage
     from mmu_model.kvm.task import Steps
     from mmu_model.kvm.vcpu import KvmVcpu
@@ -50,6 +51,9 @@ class ShadowMmu(Protocol):
 
     def kvm_mmu_invlpg(self, vcpu: KvmVcpu, address: int) -> None:
         """The guest executed INVLPG."""
+
+    def kvm_mmu_invalidate_addr(self, vcpu: KvmVcpu, address: int, root: RootInfo) -> None:
+        """Bring what translates an address below a root in step."""
 
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""

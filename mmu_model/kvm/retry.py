@@ -6,10 +6,10 @@ tables, the frame is most likely no table any more: what shadows it is zapped, a
 
 from dataclasses import dataclass
 
-from mmu_model.hardware.access import Kind, access
 from mmu_model.hardware.faults import PageFault
 from mmu_model.hardware.registers import CR0_PG
 from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kvm.fault import PFERR_USER_MASK, PFERR_WRITE_MASK
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
 from mmu_model.kvm.guest_walk import walk_addr
 from mmu_model.kvm.vcpu import KvmVcpu
@@ -98,7 +98,8 @@ def gpa_of(vcpu: KvmVcpu, emulation: EmulationType) -> int | None:
     """The guest-physical address of the fault; None if the guest does not permit to write there any more."""
     if vcpu.mmu.root_role.direct or not vcpu.registers.cr0 & CR0_PG:
         return emulation.address
-    memory, write = GuestMemory(vcpu.kvm, vcpu.memslots), access(Kind.WRITE, user=emulation.user)
+    memory = GuestMemory(vcpu.kvm, vcpu.memslots)
+    write = vcpu.mmu.access_of(PFERR_WRITE_MASK | (PFERR_USER_MASK if emulation.user else 0))
     try:
         walker = walk_addr(memory, vcpu.mmu.guest_paging, write, emulation.address)
     except PageFault:

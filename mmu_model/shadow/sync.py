@@ -114,7 +114,8 @@ def sync_spte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
         return 0
     if not is_shadow_present_pte(spte):
         return 0
-    if gfn != kvm_mmu_page_get_gfn(sp, index):
+    grants_nothing = access | kvm.masks.present == kvm.kernel.shadow_nonpresent_value  # EPT: not even to read
+    if grants_nothing or gfn != kvm_mmu_page_get_gfn(sp, index):
         drop_spte(kvm, sptep)
         return 1
     if kvm.kernel.sync_skips_equal_access and kvm_mmu_page_get_access(sp, index) == access:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmuspec import folder
+from mmuspec import attachments, folder
+from mmuspec.attachments import Attachment
 from mmuspec.errors import Problem
 from mmuspec.spec import Spec, SpecStatement, Verdict
 from mmuspec.status import Status, status_of
@@ -61,6 +62,14 @@ class Evidence:
     where: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Shown:
+    """A picture that a test attached: `attachment` is its id among those of the results."""
+
+    nodeid: str
+    attachment: str
+
+
 @dataclass(frozen=True, slots=True)
 class StatementResult:
     """All that a run showed of one statement. `digest` is that of the words it had then, empty if not noted."""
@@ -76,13 +85,14 @@ class StatementResult:
     evidence: tuple[Evidence, ...] = ()
     deaths: tuple[Death, ...] = ()
     digest: str = ""
+    pictures: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
     """A run: the document it was held against, the kernels it spoke of, the statements in order.
 
-    `declared` has the file and line of each violation by its name.
+    `declared` has the file and line of each violation by its name, `attachments` the pictures, sorted by id.
     """
 
     release: str
@@ -90,6 +100,7 @@ class Results:
     kernels: tuple[str, ...] = ()
     statements: tuple[StatementResult, ...] = ()
     declared: Mapping[str, str] = field(default_factory=dict)
+    attachments: tuple[Attachment, ...] = ()
 
     @property
     def totals(self) -> dict[str, int]:
@@ -110,6 +121,7 @@ class Findings:
     violations: dict[str, set[str]] = field(default_factory=dict)
     evidence: set[Evidence] = field(default_factory=set)
     deaths: set[Death] = field(default_factory=set)
+    attachments: dict[str, list[Attachment]] = field(default_factory=dict)
 
 
 def compose(spec: Spec, findings: dict[str, Findings], declared: Mapping[str, str] | None = None) -> Results:
@@ -122,13 +134,19 @@ def compose(spec: Spec, findings: dict[str, Findings], declared: Mapping[str, st
         if statement.id in sections
     )
     kernels = {e.kernel for s in statements for e in s.evidence if e.kernel}
+    attached = [a for found in findings.values() for some in found.attachments.values() for a in some]
     return Results(
         spec.source.release,
         spec.source.sha256,
         tuple(sorted(kernels, key=version_key)),
         statements,
         dict(sorted((declared or {}).items())),
+        _each_once(attached),
     )
+
+
+def _each_once(attached: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    return tuple(attachment for _, attachment in sorted({each.id: each for each in attached}.items()))
 
 
 def _result(statement: SpecStatement, section: str, found: Findings) -> StatementResult:
@@ -153,6 +171,14 @@ def _result(statement: SpecStatement, section: str, found: Findings) -> Statemen
         evidence,
         tuple(sorted(found.deaths)),
         statement.digest,
+        tuple(
+            sorted(
+                Shown(nodeid, each.id)
+                for nodeid, attached in found.attachments.items()
+                for each in attached
+                if nodeid in passed
+            )
+        ),
     )
 
 
@@ -172,6 +198,7 @@ def merge(shards: Sequence[Results]) -> Results:
         kernels=tuple(sorted(kernels, key=version_key)),
         statements=tuple(merged.values()),
         declared=dict(sorted(pair for shard in shards for pair in shard.declared.items())),
+        attachments=_each_once(each for shard in shards for each in shard.attachments),
     )
 
 
@@ -189,6 +216,7 @@ def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
         violations=violations,
         evidence=tuple(sorted({*one.evidence, *other.evidence})),
         deaths=tuple(sorted({*one.deaths, *other.deaths})),
+        pictures=tuple(sorted({*one.pictures, *other.pictures})),
         status=status_of(verdict, outcomes, any(killers.values())),
     )
 
@@ -207,6 +235,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "totals": results.totals,
         "statements": [asdict(statement) for statement in results.statements],
         "declared": dict(results.declared),
+        "attachments": [each.as_json() for each in results.attachments],
     }
 
 
@@ -228,6 +257,7 @@ def _load(path: Path) -> Results:
             tuple(map(str, data["kernels"])),
             tuple(_statement(entry) for entry in data["statements"]),
             {str(name): str(where) for name, where in data.get("declared", {}).items()},
+            _each_once(attachments.from_json(entry) for entry in data.get("attachments", [])),
         )
     except OSError as error:
         raise Problem(f"cannot be read: {error.strerror}; run `pytest conformance/` first", path) from None
@@ -254,4 +284,5 @@ def _statement(entry: dict[str, Any]) -> StatementResult:
             for d in entry.get("deaths", [])
         ),
         str(entry.get("digest", "")),
+        tuple(Shown(str(s["nodeid"]), str(s["attachment"])) for s in entry.get("pictures", [])),
     )

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mmuspec import results
+from mmuspec import attachments, results
+from mmuspec.attachments import Attachment
 from mmuspec.errors import Problem
 from mmuspec.home import spec_directory
 from mmuspec.results import Death, Evidence, Findings, Results, Test
@@ -65,6 +66,7 @@ class Run:
         self.violations: dict[str, tuple[list[str], str]] = {}
         self.outcomes: dict[str, str] = {}
         self.seen: dict[str, list[list[str]]] = {}
+        self.attachments: dict[str, list[Attachment]] = {}
         self.proofs: dict[str, dict[str, Proved]] = {}
         self.errors: list[str] = []
         self.results: Results | None = None
@@ -152,9 +154,15 @@ class Run:
         if evidence:
             self.seen[nodeid] = evidence
 
+    def attached(self, nodeid: str, attached: list[dict[str, str]]) -> None:
+        """A test attached pictures."""
+        if attached:
+            self.attachments[nodeid] = [attachments.from_json(each) for each in attached]
+
     def proved(self, nodeid: str, verdicts: dict[str, Proved]) -> None:
         """A test was run on wrong models."""
-        self.proofs[nodeid] = verdicts
+        if verdicts:
+            self.proofs[nodeid] = verdicts
 
     def finish(self) -> None:
         """Make the results of it all and write them; note what is wrong."""
@@ -192,6 +200,8 @@ class Run:
         if outcome == "passed":
             findings.evidence.add(Evidence(mark.tier, mark.kernel, nodeid))
             findings.evidence.update(Evidence(*seen) for seen in self.seen.get(nodeid, []))
+            if nodeid in self.attachments:
+                findings.attachments[nodeid] = self.attachments[nodeid]
         for name, proved in self.proofs.get(nodeid, {}).items():
             if mark.id in self.violations[name][0]:
                 killers = findings.violations.setdefault(name, set())

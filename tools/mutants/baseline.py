@@ -82,15 +82,15 @@ def baseline(project: Project, folder: Path) -> Baseline:
 class _Tracer:
     """A plugin that tells the tracer which test is running."""
 
-    def __init__(self, project: Project, tracer: coverage.Coverage) -> None:
-        self.project = project
+    def __init__(self, package: str, tracer: coverage.Coverage) -> None:
+        self.package = package
         self.tracer = tracer
         self.seconds: dict[str, float] = {}
         self.failed = ""
         self.caches: list[Any] = []
 
     def pytest_collection_finish(self) -> None:
-        self.caches = _caches(self.project)
+        self.caches = _caches(self.package)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -110,8 +110,8 @@ class _Tracer:
         self.failed = self.failed or (report.nodeid if report.failed else "")
 
 
-def _caches(project: Project) -> list[Any]:
-    """What functions of the package and the tests have computed and kept.
+def _caches(package: str) -> list[Any]:
+    """What functions of the package have computed and kept.
 
     It is cleared before each test, so that the test is seen to compute it.
     """
@@ -119,7 +119,7 @@ def _caches(project: Project) -> list[Any]:
         thing
         for thing in gc.get_objects()
         if isinstance(thing, functools._lru_cache_wrapper)
-        and str(getattr(thing, "__module__", "")).split(".")[0] in (project.package, project.tests)
+        and str(getattr(thing, "__module__", "")).split(".")[0] == package
     ]
 
 
@@ -127,7 +127,7 @@ def _trace(project: Project, folder: Path, say: Say) -> None:
     tracer = coverage.Coverage(
         data_file=None, config_file=False, include=[f"{project.root / project.package}/*"], messages=False
     )
-    plugin = _Tracer(project, tracer)
+    plugin = _Tracer(project.package, tracer)
     tracer.start()
     run_pytest(project, [project.tests], plugin)
     tracer.stop()

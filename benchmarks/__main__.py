@@ -44,6 +44,7 @@ def main(words: Sequence[str]) -> int:
 def table(found: Sequence[Measurement]) -> Table:
     """For people: under each figure, what it is compared with."""
     shown = Table("what", "value", "target", show_lines=True)
+    shown.columns[0].overflow = "fold"  # the names of tests are long words
     for column in (1, 2):
         shown.columns[column].justify = "right"
     for one in found:

@@ -1,5 +1,6 @@
 """The commands that people wait for, as whole processes, beside docutils alone on the same text."""
 
+import difflib
 import gzip
 import os
 import subprocess
@@ -10,11 +11,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import Measurement, benchmark
-from benchmarks.process import cost, costs, python
+from benchmarks.process import Cost, cost, costs, python
 from mmuspec.fetch import fetch
 
 RELEASE = "6.12"
 MMUSPEC = str(Path(sys.executable).with_name("mmuspec"))
+PAGE = "Documentation/virt/kvm/x86/mmu.rst"
+MAIL = """\
+From 0123456789abcdef Mon Sep 17 00:00:00 2001
+From: Ada Author <ada@example.org>
+Date: Tue, 1 Aug 2023 01:00:00 +0000
+Subject: {subject}
+
+Say more.
+---
+{diff}--
+2.41.0
+
+"""
+PATCHES, ROUNDS = 8, 5
 DOCUTILS = """
 import sys
 from docutils.frontend import get_default_settings
@@ -55,6 +70,31 @@ def every_page_of_the_kernel() -> Iterator[Measurement]:
         alone = time.perf_counter() - begin
         name = f"mmuspec extract of {len(files)} .rst files, {os.cpu_count()} cores"
         yield Measurement(name, took.seconds, "s", 45, "docutils alone, 1 core", alone)
+
+
+@benchmark
+def review_of_a_series() -> Iterator[Measurement]:
+    """`mmuspec review` of a series against mmu.rst; every patch changes a sentence and adds one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        series = Path(scratch) / "series.mbox"
+        series.write_text("".join(_mails(fetch(RELEASE).source.splitlines(keepends=True))), encoding="utf-8")
+        review = [MMUSPEC, "review", "--base", RELEASE, str(series)]
+        took = Cost(*map(min, zip(*(cost(review, ends_with=1) for _ in range(ROUNDS)), strict=True)))
+    name = f"mmuspec review of {PATCHES} patches"
+    yield Measurement(f"{name}, whole process", took.seconds, "s", 1.5)
+    yield Measurement(f"{name}, memory", took.mib, "MiB", 120)
+
+
+def _mails(page: list[str]) -> Iterator[str]:
+    """Patches for a page, each on top of the one before, all over it."""
+    rows = [row for row, text in enumerate(page) if " is " in text]
+    for number, row in enumerate(reversed(rows[:: len(rows) // PATCHES][:PATCHES]), 1):
+        indent = " " * (len(page[row]) - len(page[row].lstrip()))
+        added = f"{indent}Nobody counts these while the read lock is held.\n"
+        changed = [*page[:row], page[row].replace(" is ", " is not ", 1), added, *page[row + 1 :]]
+        diff = "".join(difflib.unified_diff(page, changed, f"a/{PAGE}", f"b/{PAGE}"))
+        yield MAIL.format(subject=f"[PATCH {number}/{PATCHES}] Say more", diff=diff)
+        page = changed
 
 
 def _pages(scratch: Path) -> Path:

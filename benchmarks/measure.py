@@ -81,7 +81,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def rate(work: Callable[[], object], count: int) -> float:
+def rate(work: Callable[[], object], count: int, rounds: int = _ROUNDS) -> float:
     """How many a second, if one call does `count`: the best of some rounds, for others use this machine
     too."""
-    return count / min(seconds(work) for _ in range(_ROUNDS))
+    return count / min(seconds(work) for _ in range(rounds))

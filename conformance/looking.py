@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mmu_model.hardware import Hpa, LogicalProcessor, Mode
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.machine import Cpu, VirtualMachine
-from mmu_model.snapshot import PageId, Pfn, ShadowPage, Snapshot, Spte
+from mmu_model.snapshot import PageId, Pfn, ShadowPage, Snapshot, Spte, SpteFormat
 from mmu_model.snapshot.spte import FRAME, Kind
 
 
@@ -74,6 +74,11 @@ class Link:
     child: KvmMmuPage
 
 
+def spte_format(vm: VirtualMachine) -> SpteFormat:
+    """The layout of the VM's sptes."""
+    return SpteFormat.EPT if vm.kvm.parameters.ept_enabled else SpteFormat.PAGING
+
+
 def structs(vm: VirtualMachine) -> list[KvmMmuPage]:
     """Every `struct kvm_mmu_page` that there is, by the frames whose `page->private` names one."""
     return [vm.host.at(address) for address in dict.fromkeys(vm.host.page_private.values())]
@@ -86,7 +91,7 @@ def links(vm: VirtualMachine) -> list[Link]:
         Link(sp.spt + 8 * index, sp, by_spt[Hpa(word & FRAME)])
         for sp in structs(vm)
         for index, word in enumerate(vm.host.words(sp.spt))
-        if Spte(word, sp.role.level).kind is Kind.TABLE
+        if Spte(word, sp.role.level, spte_format(vm)).kind is Kind.TABLE
     ]
 
 

@@ -88,9 +88,11 @@ def guest(
     maxphyaddr: int = 46,
     max_tdp_level: int = 4,
     tdp_format: TdpFormat = TdpFormat.NPT,
+    pml: bool = False,
     cr0_wp: bool = True,
     cr4: int = 0,
     nx: bool = True,
+    x86_64: bool = True,
 ) -> Scene:
     """A guest that runs.
 
@@ -110,12 +112,22 @@ def guest(
         Physical-address bits of the host, and levels of nested paging that it walks.
     tdp_format :
         What nested paging that is.
+    pml :
+        Whether the processor logs writes.
     cr0_wp, cr4, nx :
         CR0.WP, further bits of CR4, and EFER.NXE where the guest's entries have room for XD.
+    x86_64 :
+        Whether the host's kernel is a 64-bit one.
 
     """
     vm = VirtualMachine(
-        kernel, mmu, maxphyaddr=maxphyaddr, max_tdp_level=max_tdp_level, tdp_format=tdp_format
+        kernel,
+        mmu,
+        maxphyaddr=maxphyaddr,
+        max_tdp_level=max_tdp_level,
+        tdp_format=tdp_format,
+        pml=pml,
+        x86_64=x86_64,
     )
     vm.add_memory(0, 64 * MIB, level=host_level)
     for gpa, size in (memory or {}).items():

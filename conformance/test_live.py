@@ -1,6 +1,8 @@
 """Predicates and stories hold in what was recorded on real kernels, and refuse what was corrupted."""
 
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,20 @@ def recordings(kernel: str, mmu: str) -> dict[str, Recording]:
     return {path.name: read_recording(path) for path in sorted((FOLDER / kernel / mmu).glob("*.json.gz"))}
 
 
+def place(kernel: str, mmu: str, *name: str) -> str:
+    """How results call what was recorded: the file, and in brackets the snapshots of it."""
+    file, *snapshots = name
+    return f"conformance/recordings/{kernel}/{mmu}/{file}[{', '.join(snapshots)}]"
+
+
+def speaking(predicate: Predicate, kernel: str, mmu: str) -> Iterator[tuple[str, str]]:
+    """Recordings and snapshots that have what the predicate speaks of."""
+    for name, recording in recordings(kernel, mmu).items():
+        for snapshot in recording.snapshots:
+            if predicate.corrupt(snapshot) is not None:
+                yield name, snapshot.name
+
+
 def seen_live(statements: tuple[str, ...], *, refutes: bool = False) -> list[pytest.MarkDecorator]:
     """Marks for what a test shows of real kernels."""
     return [pytest.mark.spec(statement, refutes=refutes, tier="live") for statement in statements]
@@ -29,7 +45,9 @@ def seen_live(statements: tuple[str, ...], *, refutes: bool = False) -> list[pyt
 @pytest.mark.parametrize(
     "predicate", [pytest.param(each, id=each.name, marks=seen_live(each.statements)) for each in PREDICATES]
 )
-def test_a_predicate_holds_in_all_recordings(predicate: Predicate, kernel: str, mmu: str) -> None:
+def test_a_predicate_holds_in_all_recordings(
+    predicate: Predicate, kernel: str, mmu: str, seen: Callable[[str, str, str], None]
+) -> None:
     found = recordings(kernel, mmu)
     assert found, "no recordings: make live"
     complaints = [
@@ -40,6 +58,8 @@ def test_a_predicate_holds_in_all_recordings(predicate: Predicate, kernel: str, 
     ]
 
     assert complaints == []
+    for name, snapshot in islice(speaking(predicate, kernel, mmu), 1):
+        seen("live", kernel, place(kernel, mmu, name, snapshot))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -80,9 +100,12 @@ def told_by(story: Story, kernel: str, mmu: str) -> tuple[Snapshot, Snapshot]:
         for kernel in story.kernels
     ],
 )
-def test_a_story_is_what_happened(story: Story, mmu: str, kernel: str) -> None:
+def test_a_story_is_what_happened(
+    story: Story, mmu: str, kernel: str, seen: Callable[[str, str, str], None]
+) -> None:
     before, after = told_by(story, kernel, mmu)
 
     assert list(story.tell(before, after)) == []
     assert list(story.tell(before, before)), "nothing happened, and the story does not notice"
     assert list(story.tell(after, after)), "all had happened before, and the story does not notice"
+    seen("live", kernel, place(kernel, mmu, f"{story.scenario}.json.gz", story.before, story.after))

@@ -195,7 +195,7 @@ def test_the_spte_is_found_by_a_walk_of_kvms_tables(kernel: str, mmu: MmuKind) -
     scene = guest(kernel, mmu)
     scene.reads(DEVICE)
     before_it, walks = faults(scene), list[int]()
-    with before("kvm.shadow_walk.last_spte", lambda: walks.append(1)):
+    with before("kvm.shadow_walk.last_spte_lockless", lambda: walks.append(1)):
         scene.reads(DEVICE)
         assert walks == []  # edge: the vCPU remembers, and there is no walk
         scene.cpu.vcpu.mmio.gfn = scene.cpu.vcpu.mmio.gva = 0  # type: ignore[assignment]

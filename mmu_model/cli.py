@@ -4,9 +4,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    from mmu_model.snapshot import Recording
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,8 +48,15 @@ def walk(file: str) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write there, compressed if the name ends in .gz; left out, standard output.",
 )
+@click.option(
+    "--draw",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw the snapshots instead, an SVG file each in DIR, and print the names of the files.",
+)
 @click.argument("scenario", type=click.Path(path_type=Path))
-def run(kernel: str, mmu: str | None, output: Path | None, scenario: Path) -> None:
+def run(kernel: str, mmu: str | None, output: Path | None, folder: Path | None, scenario: Path) -> None:
     """Run SCENARIO, a YAML file, on the model, and print its snapshots as JSON.
 
     What comes out is what `kvm-live record` makes of the same scenario on a real kernel. The exit status is 1
@@ -63,10 +73,12 @@ def run(kernel: str, mmu: str | None, output: Path | None, scenario: Path) -> No
         if kind not in found.kinds or kernel not in found.kernels:
             _fail(f"{scenario}:1: error: this scenario does not run on {kernel} with the MMU {kind.value}")
         recording = run_scenario(found, kernel, kind)
-        if output is None:
-            click.echo(to_json(recording), nl=False)
-        else:
+        if output is not None:
             write_recording(output, recording, compress=output.suffix == ".gz")
+        if folder is not None:
+            _draw(recording, folder)
+        if output is None and folder is None:
+            click.echo(to_json(recording), nl=False)
     except (ScenarioError, RunError) as error:
         _fail(str(error))
     except OSError as error:
@@ -75,6 +87,64 @@ def run(kernel: str, mmu: str | None, output: Path | None, scenario: Path) -> No
     for complaint in complaints:
         click.echo(complaint, err=True)
     sys.exit(1 if complaints else 0)
+
+
+@main.command()
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=".",
+    help="Where to write the drawings.  [default: the current folder]",
+)
+@click.option("--step", metavar="STEP", help="This snapshot only: its name, or its number from 1 on.")
+@click.option("--text", is_flag=True, help="Print what the drawings show in words, and write no file.")
+@click.argument("recording", type=click.Path(path_type=Path))
+def draw(folder: Path, step: str | None, text: bool, recording: Path) -> None:
+    """Draw the snapshots of RECORDING, an SVG file each, and print the names of the files.
+
+    A recording is what `mmu-model run -o` and `kvm-live record` write. Each drawing shows what changed since the
+    snapshot before it.
+    """
+    from mmu_model.draw import drawings
+    from mmu_model.draw.files import chosen
+    from mmu_model.snapshot import RecordingError, read_recording
+
+    try:
+        found = read_recording(recording)
+        names = [snapshot.name for snapshot in found.snapshots]
+        number = chosen(names, step) if step is not None else None
+        if number is None and step is not None:
+            known = ", ".join(map(repr, names)) or "none"
+            _fail(f"{recording}: error: no snapshot {step!r}; there are {known}")
+        if text:
+            for place, drawing in enumerate(drawings(found)):
+                if number in (None, place):
+                    click.echo(drawing.text)
+        else:
+            _draw(found, folder, number)
+    except RecordingError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or folder}: error: {error.strerror or error}")
+
+
+def _draw(recording: "Recording", folder: Path, only: int | None = None) -> None:
+    from mmu_model.draw import drawings
+    from mmu_model.draw.files import file_names, write_files
+    from mmu_model.progress import progress_bar
+
+    names = file_names(recording)
+    files = {}
+    with progress_bar("drawings", len(names)) as advance_to:
+        for place, drawing in enumerate(drawings(recording)):
+            if only in (None, place):
+                files[names[place]] = drawing.svg
+            advance_to(place + 1)
+    for path in write_files(folder, files):
+        click.echo(path)
 
 
 @main.command("access-matrix")

@@ -4,7 +4,7 @@ A switch is a field of :class:`Kernel`; its comment says what hangs on it, its m
 seen in the sources of the releases (Debian's 6.1.192 and 6.12.117).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 
@@ -45,8 +45,15 @@ class Kernel:
         the large one is zapped, and what is not accessed again is mapped no more.
     bad_root_is_dummy :
         A guest whose CR3 points at no memory gets a root of zeroes, or a triple fault.
+    retries_what_was_unprotected :
+        When the guest is to execute an instruction that KVM had to, or could not, emulate: only after a write to a
+        shadowed table, and once; or after any fault but MMIO, as often as emulation fails.
     ept_suppresses_ve :
         Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
+    reflected_stage_is_the_last :
+        What a hypervisor is told an access of its guest was for (bits 8:7 of the qualification) if the exit
+        was not an EPT violation or KVM came upon it by itself: what the last violation was for, or, in turn,
+        nothing and what this access is for.
 
     """
 
@@ -88,9 +95,17 @@ class Kernel:
         v6_1="mmu/mmu.c: mmu_check_root requests KVM_REQ_TRIPLE_FAULT",
         v6_12="mmu/mmu.c: mmu_alloc_shadow_roots takes kvm_mmu_get_dummy_root",
     )
+    retries_what_was_unprotected: bool = _switch(
+        v6_1="x86.c: reexecute_instruction, retry_instruction",
+        v6_12="mmu/mmu.c: kvm_mmu_write_protect_fault, __kvm_mmu_unprotect_gfn_and_retry",
+    )
     ept_suppresses_ve: bool = _switch(
         v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
         v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
+    )
+    reflected_stage_is_the_last: bool = _switch(
+        v6_1="mmu/paging_tmpl.h: walk_addr_generic keeps bits of vcpu->arch.exit_qualification",
+        v6_12="vmx/nested.c: nested_ept_inject_page_fault tests from_hardware",
     )
 
 
@@ -109,7 +124,9 @@ KERNELS: Final = {
             unused_role_is_invalid=False,
             fault_splits_huge_page=False,
             bad_root_is_dummy=False,
+            retries_what_was_unprotected=False,
             ept_suppresses_ve=False,
+            reflected_stage_is_the_last=True,
         ),
         Kernel(
             release="6.12",
@@ -123,7 +140,9 @@ KERNELS: Final = {
             unused_role_is_invalid=True,
             fault_splits_huge_page=True,
             bad_root_is_dummy=True,
+            retries_what_was_unprotected=True,
             ept_suppresses_ve=True,
+            reflected_stage_is_the_last=False,
         ),
     )
 }
@@ -143,6 +162,13 @@ def kernel_named(release: str) -> Kernel:
         return KERNELS[release]
     except KeyError:
         raise ValueError(f"no model of kernel {release!r}; there are {', '.join(KERNELS)}") from None
+
+
+def on_32_bit(kernel: Kernel) -> Kernel:
+    """The same release without CONFIG_X86_64: there bit 63 of an spte is of no use for virtualization exceptions
+    (mmu/spte.h: SHADOW_NONPRESENT_VALUE)."""
+    bits = kernel.shadow_nonpresent_value
+    return replace(kernel, shadow_nonpresent_value=0, frozen_spte=kernel.frozen_spte & ~bits)
 
 
 def switches() -> dict[str, dict[str, str]]:

@@ -12,7 +12,8 @@ from mmu_model.hardware.access import Access, Kind, access
 from mmu_model.hardware.ept import ExtendedPaging
 from mmu_model.hardware.faults import EptMisconfiguration, EptViolation, NestedPageFault, PageFault
 from mmu_model.hardware.nested import SecondDimension
-from mmu_model.hardware.npt import EXIT_INFO_PAGE, NestedPaging
+from mmu_model.hardware.npt import NestedPaging
+from mmu_model.hardware.pml import PageModificationLogFull
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
@@ -29,28 +30,35 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SHIFT
-from mmu_model.kernels import Kernel, kernel_named
+from mmu_model.hypervisor import Hypervisor
+from mmu_model.kernels import Kernel, kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
-from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.fault import RetPf
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.nested import enter_nested, leave_nested
 from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
+from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.types import PG_LEVEL_4K, PT64_ROOT_5LEVEL
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
-from mmu_model.kvm.vmx import EPT_MISCONFIG_ERROR_CODE, construct_eptp, ept_violation_error_code
+from mmu_model.kvm.vmx import (
+    EPT_MISCONFIG_ERROR_CODE,
+    construct_eptp,
+    ept_misconfig_exit,
+    ept_violation_error_code,
+    vmx_flush_pml_buffer,
+)
 from mmu_model.kvm.words import load, store
 from mmu_model.shadow import entry as shadow_mmu
 from mmu_model.snapshot import MmuKind, Snapshot
@@ -70,6 +78,22 @@ class TripleFault(Exception):
     """The guest cannot go on."""
 
 
+class VmExit(Exception):
+    """The processor left the guest in the middle of an instruction.
+
+    Attributes
+    ----------
+    fault :
+        The address, gva or gpa, and error code of a fault that is KVM's business; None if the guest can
+        simply go on.
+
+    """
+
+    def __init__(self, fault: tuple[int, int] | None) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
 class VirtualMachine:
     """A VM, and the process that made it.
 
@@ -87,6 +111,10 @@ class VirtualMachine:
         Whether large pages may not be executable.
     tdp_format :
         What nested paging the host's processor has; with :attr:`MmuKind.SHADOW` it is not used.
+    pml :
+        Whether the processor logs writes, for which it needs EPT with dirty flags.
+    x86_64 :
+        Whether the host's kernel is a 64-bit one. Another has no TDP MMU; its nested paging is PAE or EPT.
 
     """
 
@@ -99,8 +127,15 @@ class VirtualMachine:
         max_tdp_level: int = 4,
         nx_huge_pages: bool = False,
         tdp_format: TdpFormat = TdpFormat.NPT,
+        pml: bool = False,
+        x86_64: bool = True,
     ) -> None:
-        self.host = Host(maxphyaddr)
+        if not x86_64:
+            if mmu is MmuKind.TDP:
+                raise KvmError("a 32-bit host has no TDP MMU: take the direct pages of the shadow MMU")
+            max_tdp_level = PT32E_ROOT_LEVEL if tdp_format is TdpFormat.NPT else PT64_ROOT_4LEVEL
+        release = kernel_named(kernel) if x86_64 else on_32_bit(kernel_named(kernel))
+        self.host = Host(maxphyaddr, x86_64=x86_64)
         self.process = Process(self.host)
         parameters = Parameters(
             tdp_enabled=mmu is not MmuKind.SHADOW,
@@ -109,13 +144,14 @@ class VirtualMachine:
             max_tdp_level=max_tdp_level,
             tdp_root_level=max_tdp_level if tdp_format is TdpFormat.NPT else 0,
             nx_huge_pages=nx_huge_pages,
+            pml=pml,
         )
         self.kvm = Kvm(
             host=self.host,
             process=self.process,
-            kernel=kernel_named(kernel),
+            kernel=release,
             parameters=parameters,
-            masks=spte_masks(kernel_named(kernel), parameters, maxphyaddr),
+            masks=spte_masks(release, parameters, maxphyaddr),
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
@@ -157,12 +193,12 @@ class VirtualMachine:
         return snapshot(self.kvm, name)
 
 
-class Cpu:
+class Cpu(Hypervisor):
     """A virtual processor, run by the hardware model on the sptes that KVM made."""
 
     def __init__(self, vm: VirtualMachine, registers: Registers) -> None:
         self._vm = vm
-        self.vcpu = KvmVcpu(vm.kvm, registers)
+        super().__init__(KvmVcpu(vm.kvm, registers))
         vm.kvm.vcpus.append(self.vcpu)
         load_registers(self.vcpu, registers)
         kvm_mmu_after_set_cpuid(self.vcpu)
@@ -170,15 +206,15 @@ class Cpu:
 
     def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
         """Read 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
-        return self._run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
+        return self.run(Instruction(access(Kind.READ, user=cpl == 3), address, size))
 
     def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int:
         """Read bytes of code, as :meth:`read` does; raises the fault that the guest gets."""
-        return self._run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
+        return self.run(Instruction(access(Kind.FETCH, user=cpl == 3), address, size))
 
     def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None:
         """Write 1, 2, 4 or 8 bytes within a word of 8; raises the fault that the guest gets."""
-        self._run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
+        self.run(Instruction(access(Kind.WRITE, user=cpl == 3), address, size, value))
 
     def set_registers(self, registers: Registers) -> None:
         """KVM_SET_SREGS: all control registers at once."""
@@ -222,39 +258,39 @@ class Cpu:
         self.vcpu.smm = smm
         self.set_registers(registers)
 
-    def enter_nested(self, nested_cr3: int | None, registers: Registers) -> None:
-        """VMRUN: run a guest of the guest, over nested page tables that the guest has made or, with None,
-        without."""
-        enter_nested(self.vcpu, registers, nested_cr3)
-
-    def leave_nested(self) -> None:
-        """#VMEXIT: back to the guest itself."""
-        leave_nested(self.vcpu)
+    def run(self, instruction: Instruction) -> int:
+        """Execute an instruction, with as many exits as it takes; what it read, or 0."""
+        result = self._run(instruction)
+        self.vcpu.rip += 1
+        return result
 
     def _run(self, instruction: Instruction) -> int:
         for _ in range(MAX_EXITS):
             self._enter()
             try:
-                return self._execute(instruction)
-            except PageFault as fault:
-                if self.vcpu.kvm.parameters.tdp_enabled:
-                    raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
-                exit_reason = fault.cr2, fault.error_code
-            except NestedPageFault as fault:
-                exit_reason = fault.exit_info_2, fault.exit_info_1
-            except EptViolation as fault:
-                exit_reason = fault.gpa, ept_violation_error_code(fault.exit_qualification)
-            except EptMisconfiguration as fault:
-                exit_reason = fault.gpa, EPT_MISCONFIG_ERROR_CODE
-            if kvm_mmu_page_fault(self.vcpu, *exit_reason) is RetPf.EMULATE:
-                return self._emulate(instruction)
+                return self.execute(instruction)
+            except VmExit as exit_reason:
+                fault = exit_reason.fault
+            if fault is None:
+                continue
+            emulation = EmulationType()
+            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RetPf.EMULATE:
+                result = self._emulate(instruction, emulation)
+                if result is not None:
+                    return result
             self._inject()
         raise KvmBug(f"the guest makes no progress at {instruction.address:#x}")
 
     def _enter(self) -> None:
-        """Do what was requested, and see that the processor is loaded with what KVM made."""
+        finish(serve_requests(self.vcpu))
+        self.prepare()
+
+    def prepare(self) -> None:
+        """See that the processor is loaded with what KVM made, and has forgotten what it is to forget.
+
+        Requests to the MMU are served already; raises TripleFault if the guest cannot go on.
+        """
         vcpu = self.vcpu
-        finish(serve_requests(vcpu))
         if Request.TRIPLE_FAULT in vcpu.requests:
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
@@ -278,13 +314,44 @@ class Cpu:
     def _second_dimension(self) -> SecondDimension:
         vcpu, maxphyaddr = self.vcpu, self._vm.host.memory.maxphyaddr
         if vcpu.kvm.parameters.ept_enabled:
-            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr)
+            log = None if vcpu.guest_mode else vcpu.pml
+            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr, log=log)
         la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
-        return NestedPaging(
-            vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=EFER_LMA | EFER_NXE, maxphyaddr=maxphyaddr
-        )
+        efer = EFER_NXE | (EFER_LMA if vcpu.kvm.host.x86_64 else 0)
+        return NestedPaging(vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=efer, maxphyaddr=maxphyaddr)
 
-    def _execute(self, instruction: Instruction) -> int:
+    def execute(self, instruction: Instruction) -> int:
+        """What the processor does by itself in the guest; then it is outside again.
+
+        Raises
+        ------
+        VmExit
+            KVM has to do something first.
+        Fault
+            The guest itself gets it.
+
+        """
+        try:
+            return self._access(instruction)
+        except PageFault as fault:
+            if self.vcpu.kvm.parameters.tdp_enabled:
+                raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
+            raise VmExit((fault.cr2, fault.error_code)) from None
+        except NestedPageFault as fault:
+            self.vcpu.exit = fault
+            raise VmExit((fault.exit_info_2, fault.exit_info_1)) from None
+        except EptViolation as fault:
+            self.vcpu.exit_qualification = fault.exit_qualification
+            raise VmExit((fault.gpa, ept_violation_error_code(fault.exit_qualification))) from None
+        except EptMisconfiguration as fault:
+            ept_misconfig_exit(self.vcpu)
+            raise VmExit((fault.gpa, EPT_MISCONFIG_ERROR_CODE)) from None
+        except PageModificationLogFull:
+            raise VmExit(None) from None
+        finally:
+            vmx_flush_pml_buffer(self.vcpu)
+
+    def _access(self, instruction: Instruction) -> int:
         how: Access = instruction.access
         hpa = self._processor.translate(instruction.address, how)
         if how.writes:
@@ -292,9 +359,9 @@ class Cpu:
             return 0
         return load(self._vm.host.memory, hpa, instruction.size)
 
-    def _emulate(self, instruction: Instruction) -> int:
+    def _emulate(self, instruction: Instruction, emulation: EmulationType) -> int | None:
         try:
-            return x86_emulate_instruction(self.vcpu, instruction)
+            return x86_emulate_instruction(self.vcpu, instruction, emulation)
         except MmioExit as exit_to_process:
             devices, gpa = self._vm.devices, exit_to_process.gpa
             if instruction.access.writes:
@@ -302,13 +369,10 @@ class Cpu:
             return devices.get(gpa, 0)
 
     def _inject(self) -> None:
-        """Give the guest the fault that its own tables make; to a nested guest's hypervisor it is an exit."""
+        """Give the guest the fault that its own tables make, or its hypervisor the exit."""
         fault, self.vcpu.exception = self.vcpu.exception, None
-        if fault is None:
-            return
-        if self.vcpu.mmu is self.vcpu.guest_mmu:
-            raise NestedPageFault(fault.error_code | EXIT_INFO_PAGE, fault.cr2)
-        raise fault
+        if fault is not None:
+            raise fault
 
 
 def spte_masks(kernel: Kernel, parameters: Parameters, maxphyaddr: int) -> SpteMasks:

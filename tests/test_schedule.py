@@ -19,9 +19,10 @@ from mmu_model.schedule import (
     WrongSchedule,
     blocked_steps,
     explore,
+    read_schedule,
     replay,
+    write_schedule,
 )
-from mmu_model.schedule_file import read_schedule, write_schedule
 
 
 @dataclass

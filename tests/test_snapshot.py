@@ -262,7 +262,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     ("spoil", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-40]), "cut off or damaged; record it again"),
-        (lambda path: path.write_text("hello"), "not gzipped"),
+        (lambda path: path.write_text("hello"), "not a recording"),
         (lambda path: path.unlink(), "cannot read the recording: No such file"),
         (lambda path: path.write_bytes(gzip.compress(b"[]")), r"no schema number"),
         (

@@ -47,9 +47,9 @@ def every_access_is_the_kernels(model: BrokenModel) -> None:
     """Faults that users would get do not come."""
 
     def change(original: Any) -> Any:
-        return lambda fault: access(original(fault).kind)
+        return lambda error_code: access(original(error_code).kind)
 
-    model.wrap("shadow.fetch.requested_access", change)
+    model.wrap("kvm.mmu.paging_access", change)
 
 
 @violates(CORRECT)
@@ -57,13 +57,13 @@ def faults_do_not_say_that_it_was_a_write(model: BrokenModel) -> None:
     """Error codes are other ones."""
 
     def change(original: Any) -> Any:
-        def wrong(fault: Any) -> Any:
-            right = original(fault)
-            return access(Kind.READ, user=right.user) if fault.write and fault.user else right
+        def wrong(error_code: int) -> Any:
+            right = original(error_code)
+            return access(Kind.READ, user=True) if right.writes and right.user else right
 
         return wrong
 
-    model.wrap("shadow.fetch.requested_access", change)
+    model.wrap("kvm.mmu.paging_access", change)
 
 
 def _without_flag(model: BrokenModel, flag: str) -> None:

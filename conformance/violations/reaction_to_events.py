@@ -80,9 +80,9 @@ def what_is_no_memory_reads_as_zero(model: BrokenModel) -> None:
     """KVM answers by itself; the process is not asked."""
 
     def wrap(original: Any) -> Any:
-        def wrong(vcpu: Any, instruction: Any) -> int:
+        def wrong(*arguments: Any) -> Any:
             try:
-                return int(original(vcpu, instruction))
+                return original(*arguments)
             except Exception:
                 return 0
 
@@ -116,7 +116,7 @@ def nested_tables_are_not_protected_in_direct_mode(model: BrokenModel) -> None:
 @violates(f"{R}/mmio-fault-walk/shadow-page-table")
 def the_walk_finds_nothing(model: BrokenModel) -> None:
     """KVM does not look into its own tables."""
-    model.replace("kvm.shadow_walk.last_spte", lambda vcpu, address: None)
+    model.replace("kvm.shadow_walk.last_spte_lockless", nothing())
 
 
 @violates(f"{R}/mmio-fault-cache/cached-and-emulated", f"{R}/host-page-mmio/info-cached")
@@ -139,12 +139,12 @@ def every_fault_makes_kvm_walk_the_guests_tables(model: BrokenModel) -> None:
     """Whatever the MMU, before anything else."""
 
     def wrap(original: Any) -> Any:
-        def wrong(vcpu: Any, address: int, error_code: int) -> Any:
+        def wrong(vcpu: Any, *fault: Any) -> Any:
             if vcpu.mmu.root_role.direct and vcpu.registers.cr0 >> 31:
                 guest_walk.walk_addr(
                     GuestMemory(vcpu.kvm, vcpu.memslots), vcpu.mmu.guest_paging, access(Kind.READ), 0x5000
                 )
-            return original(vcpu, address, error_code)
+            return original(vcpu, *fault)
 
         return wrong
 

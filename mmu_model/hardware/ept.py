@@ -14,6 +14,7 @@ from mmu_model.hardware.nested import (
     SecondDimension,
 )
 from mmu_model.hardware.paging import Cause, Shape, Step, Translation
+from mmu_model.hardware.pml import PageModificationLog
 
 EPT_READ: Final = 1 << 0
 EPT_WRITE: Final = 1 << 1
@@ -21,7 +22,7 @@ EPT_EXECUTE: Final = 1 << 2
 _RWX: Final = EPT_READ | EPT_WRITE | EPT_EXECUTE
 _PAGE: Final = 1 << 7
 _ACCESSED: Final = 1 << 8
-_DIRTY: Final = 1 << 9
+EPT_DIRTY: Final = 1 << 9
 
 EPTP_WALK_LENGTH_4: Final = 3 << 3
 EPTP_WALK_LENGTH_5: Final = 4 << 3
@@ -51,11 +52,13 @@ class ExtendedPaging(SecondDimension):
         Whether the processor supports pages that can be executed and not read (IA32_VMX_EPT_VPID_CAP bit 0).
     maxphyaddr :
         Physical-address bits.
+    log :
+        Page-modification logging is enabled, and this is the log.
 
     Raises
     ------
     ValueError
-        VM entry fails with this EPTP (SDM vol. 3, 27.2.1.1).
+        VM entry fails with this EPTP, or with a log and without dirty flags (SDM vol. 3, 27.2.1.1).
 
     """
 
@@ -64,9 +67,19 @@ class ExtendedPaging(SecondDimension):
     root_shift = 64
     tops = (0,)
 
-    def __init__(self, eptp: int, *, exec_only: bool = False, maxphyaddr: int = 52) -> None:
+    def __init__(
+        self,
+        eptp: int,
+        *,
+        exec_only: bool = False,
+        maxphyaddr: int = 52,
+        log: PageModificationLog | None = None,
+    ) -> None:
         _check_eptp(eptp, maxphyaddr)
         self.flags_kept = bool(eptp & EPTP_ACCESSED_DIRTY)
+        if log is not None and not self.flags_kept:
+            raise ValueError(f"EPTP {eptp:#x}: page-modification logging needs dirty flags (bit 6)")
+        self.log = log
         self.table_access = TABLE_UPDATE if self.flags_kept else TABLE_READ
         walk_length = (eptp >> 3 & 7) + 1
         self.steps = _steps(walk_length, self.flags_kept, exec_only, maxphyaddr)
@@ -137,7 +150,7 @@ def _steps(walk_length: int, flags_kept: bool, exec_only: bool, maxphyaddr: int)
             table=_shape(level.table, tables, maxphyaddr),
             page=_shape(level.page, pages, maxphyaddr),
             accessed=_ACCESSED if flags_kept else 0,
-            dirty=_DIRTY if flags_kept else 0,
+            dirty=EPT_DIRTY if flags_kept else 0,
         )
         for level in EPT_LEVELS
         if level.number <= walk_length

@@ -60,6 +60,11 @@ class EptViolation(Fault):
         self.exit_qualification = exit_qualification
         self.gpa = gpa
 
+    @property
+    def permitted(self) -> int:
+        """Bits R, W, X of what all entries together permit; 0 where one is not present."""
+        return self.exit_qualification >> 3 & 7
+
     def __str__(self) -> str:
         return f"EPT violation at {self.gpa:#x}, exit qualification {self.exit_qualification:#x}"
 

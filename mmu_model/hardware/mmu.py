@@ -3,12 +3,14 @@
 from typing import Final
 
 from mmu_model.hardware.access import Access
+from mmu_model.hardware.ept import EPT_DIRTY
 from mmu_model.hardware.faults import EptViolation, NestedPageFault, PageFault
 from mmu_model.hardware.linear import Pdptes
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.nested import NO_EP4TA, PAGE_ACCESS, GuestPhysicalAccess, GuestTables, SecondDimension
 from mmu_model.hardware.paging import GLOBAL, Translation
 from mmu_model.hardware.pdptes import load_paging
+from mmu_model.hardware.pml import LoggedTables
 from mmu_model.hardware.registers import CR4_PGE, Registers
 from mmu_model.hardware.tlb import Cached, Selection, Tag, TranslationCache, usable
 from mmu_model.hardware.types import Hpa
@@ -102,6 +104,8 @@ class Mmu:
         if cached and usable(cached.guest, self.second_dimension, how, address):
             return cached.guest._replace(address=cached.guest.at(address))
         tables = self.nested_tlb.tables(self._nested_tag)
-        found = walk(self.memory, self.second_dimension, how, address, tables)
+        log, memory = self.second_dimension.log, self.memory
+        words = memory if log is None else LoggedTables(memory, log, EPT_DIRTY, address)
+        found = walk(words, self.second_dimension, how, address, tables)
         self.nested_tlb.insert(self._nested_tag, address, Cached(found, None))
         return found

@@ -14,6 +14,7 @@ from typing import ClassVar, Final, NamedTuple
 from mmu_model.hardware.access import Access, Kind
 from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.paging import Paging, Translation
+from mmu_model.hardware.pml import PageModificationLog
 from mmu_model.hardware.walk import Words, walk
 
 
@@ -62,9 +63,12 @@ class SecondDimension(Paging[GuestPhysicalAccess]):
         root, whatever the VPID (SDM vol. 3, 29.4.1); NO_EP4TA with NPT, where they belong to the ASID.
     table_access :
         What reading an entry of the guest's paging structures counts as.
+    log :
+        Where pages are noted that become dirty, if anywhere: only with EPT.
 
     """
 
+    log: PageModificationLog | None = None
     pdpte_registers: ClassVar[bool]
     ep4ta: int
     table_access: GuestPhysicalAccess

@@ -18,14 +18,19 @@ def load_pdptes(memory: Words, registers: Registers) -> Pdptes:
 
     """
     base = registers.cr3 & 0xFFFF_FFE0
-    reserved = mask("PAE PDPTE", "reserved", registers.maxphyaddr)
     first, second, third, fourth = (memory.read(base + 8 * n) for n in range(4))
-    for number, entry in enumerate((first, second, third, fourth)):
+    check_pdptes((first, second, third, fourth), registers.maxphyaddr)
+    return first, second, third, fourth
+
+
+def check_pdptes(pdptes: Pdptes, maxphyaddr: int) -> None:
+    """Raise GeneralProtection if a reserved bit is 1 in an entry that is present."""
+    reserved = mask("PAE PDPTE", "reserved", maxphyaddr)
+    for number, entry in enumerate(pdptes):
         if entry & 1 and entry & reserved:
             raise GeneralProtection(
                 f"PDPTE{number} is {entry:#x}: reserved bits {entry & reserved:#x} are set"
             )
-    return first, second, third, fourth
 
 
 def load_paging(

@@ -3,16 +3,21 @@
 from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.registers import CR0_PG
 from mmu_model.kvm.cpu_role import kvm_calc_cpu_role, shadow_root_role, tdp_root_role
+from mmu_model.kvm.inject import kvm_inject_page_fault
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.types import PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu
 
 
 def kvm_init_mmu(vcpu: KvmVcpu) -> None:
-    """Set `vcpu.root_mmu` up for the guest's registers."""
-    vcpu.mmu = vcpu.root_mmu
-    vcpu.mmu.guest_pgd = vcpu.registers.cr3
-    vcpu.mmu.guest_paging = LinearPaging(vcpu.registers, vcpu.pdptes)
+    """Set the MMU of the guest's registers up: `vcpu.root_mmu`, or, over nested tables, `vcpu.nested_mmu`."""
+    mmu = vcpu.walk_mmu
+    mmu.cpu_role = kvm_calc_cpu_role(vcpu.registers, smm=vcpu.smm, guest_mode=vcpu.guest_mode)
+    mmu.guest_pgd = vcpu.registers.cr3
+    mmu.guest_paging = LinearPaging(vcpu.registers, vcpu.pdptes)
+    mmu.inject_page_fault = kvm_inject_page_fault
+    if vcpu.is_nested_mmu:
+        return
     if vcpu.kvm.parameters.tdp_enabled:
         _init_kvm_tdp_mmu(vcpu)
     else:
@@ -28,7 +33,6 @@ def kvm_mmu_after_set_cpuid(vcpu: KvmVcpu) -> None:
 
 def _init_kvm_tdp_mmu(vcpu: KvmVcpu) -> None:
     kvm, mmu = vcpu.kvm, vcpu.root_mmu
-    mmu.cpu_role = kvm_calc_cpu_role(vcpu.registers, smm=vcpu.smm, guest_mode=vcpu.guest_mode)
     mmu.root_role = tdp_root_role(mmu.cpu_role, level=tdp_level(vcpu), ad_disabled=not kvm.masks.accessed)
     mmu.is_tdp = True
     tdp_mmu = kvm.parameters.tdp_mmu_enabled
@@ -38,7 +42,6 @@ def _init_kvm_tdp_mmu(vcpu: KvmVcpu) -> None:
 
 def _init_kvm_shadow_mmu(vcpu: KvmVcpu) -> None:
     shadow, mmu = vcpu.kvm.shadow, vcpu.root_mmu
-    mmu.cpu_role = kvm_calc_cpu_role(vcpu.registers, smm=vcpu.smm, guest_mode=vcpu.guest_mode)
     mmu.root_role = shadow_root_role(mmu.cpu_role)
     mmu.is_tdp = False
     paging = bool(vcpu.registers.cr0 & CR0_PG)

@@ -117,6 +117,26 @@ def shadow_npt_root_role(cpu_role: CpuRole, *, level: int) -> PageRole:
     return cpu_role.base.replace(level=level, passthrough=int(passthrough))
 
 
+def shadow_ept_cpu_role(*, level: int, accessed_dirty: bool, execonly: bool) -> CpuRole:
+    """The mode of a guest hypervisor's EPT; its base is the role of the root that shadows it, too.
+
+    Nothing of the hypervisor's registers counts, nor whether it is in SMM: no guest can be entered from there
+    (kvm_calc_shadow_ept_root_page_role).
+
+    Parameters
+    ----------
+    level :
+        The walk length.
+    accessed_dirty :
+        Whether the EPTP enables accessed and dirty flags.
+    execonly :
+        Whether pages may be executable and not readable.
+
+    """
+    base = PageRole.of(level=level, access=ACC_ALL, ad_disabled=int(not accessed_dirty), guest_mode=1)
+    return CpuRole(base, ExtendedRole.of(valid=True, execonly=execonly))
+
+
 def shadow_root_role(cpu_role: CpuRole) -> PageRole:
     """The role of the roots that shadow a guest's own paging (kvm_init_shadow_mmu).
 

@@ -3,7 +3,9 @@
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KvmMemorySlot
+from mmu_model.kvm.requests import flush_remote_tlbs, kvm_vcpu_kick
 from mmu_model.kvm.task import Steps, finish
+from mmu_model.kvm.types import PG_LEVEL_2M
 from mmu_model.kvm.vm import Kvm
 
 
@@ -16,10 +18,25 @@ def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, slot: KvmMemorySlot) -> set[Gfn]:
         The slot's writes are not logged.
 
     """
-    found = set(_bitmap(slot))
-    if not kvm.manual_dirty_log_protect:
-        kvm_clear_dirty_log(kvm, slot, found)
-    return found
+    return finish(get_dirty_log(kvm, slot))
+
+
+def get_dirty_log(kvm: Kvm, slot: KvmMemorySlot) -> Steps[set[Gfn]]:
+    """:func:`kvm_vm_ioctl_get_dirty_log`, that the guest's writes may overtake."""
+    found = _bitmap(slot)
+    sync_dirty_log(kvm)
+    if kvm.manual_dirty_log_protect:
+        return set(found)
+    return (yield from _clear(kvm, slot, found))
+
+
+def sync_dirty_log(kvm: Kvm) -> None:
+    """What processors have logged is in the bitmap when vCPUs are outside: get them there
+    (kvm_arch_sync_dirty_log). Nobody waits for it: what comes too late is found next time.
+    """
+    if kvm.parameters.pml:
+        for vcpu in kvm.vcpus:
+            kvm_vcpu_kick(vcpu)
 
 
 def kvm_clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> None:
@@ -36,16 +53,25 @@ def kvm_clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> None:
 
 def clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[None]:
     """:func:`kvm_clear_dirty_log`, that the guest's writes may overtake."""
+    yield from _clear(kvm, slot, gfns)
+
+
+def _clear(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[set[Gfn]]:
+    """Take frames from the bitmap first, then what lets the guest write to them unseen, then that out of the
+    TLBs; those that were in the bitmap."""
     bitmap = _bitmap(slot)
     yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
-        cleared = sorted(bitmap & gfns)
-        bitmap -= gfns
+        cleared = bitmap & gfns
+        bitmap -= cleared
+        yield "has cleared the bitmap"
         if kvm.parameters.tdp_mmu_enabled:
-            yield from kvm.tdp.kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, cleared, wrprot=True)
-        kvm.shadow.kvm_mmu_write_protect_gfns(kvm, slot, cleared)
+            wrprot = not kvm.parameters.pml
+            yield from kvm.tdp.kvm_tdp_mmu_clear_dirty_pt_masked(kvm, slot, cleared, wrprot=wrprot)
+        kvm.shadow.kvm_mmu_write_protect_gfns(kvm, slot, sorted(cleared))
     if cleared:
-        kvm.flush_remote_tlbs()
+        yield from flush_remote_tlbs(kvm)
+    return cleared
 
 
 def _bitmap(slot: KvmMemorySlot) -> set[Gfn]:
@@ -57,8 +83,8 @@ def _bitmap(slot: KvmMemorySlot) -> set[Gfn]:
 def kvm_mmu_slot_apply_flags(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
     """Logging was switched on or off for a slot.
 
-    On: no write may go unseen, so everything is write-protected, by the TDP MMU in small pages. Off: what could
-    be large pages again is dropped.
+    On: no write may go unseen, so everything is write-protected, by the TDP MMU in small pages; where the
+    processor logs writes, small pages are made clean. Off: what could be large pages again is dropped.
     """
     if slot.flags & KVM_MEM_READONLY:
         return
@@ -79,8 +105,12 @@ def _begin_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
     if kvm.parameters.tdp_mmu_enabled:
         yield from kvm.mmu_lock.read.wait()
         with kvm.mmu_lock.read:
-            yield from kvm.tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot)
-    kvm.flush_remote_tlbs()
+            if kvm.parameters.pml:
+                yield from kvm.tdp.kvm_tdp_mmu_clear_dirty_slot(kvm, slot)
+                yield from kvm.tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot, PG_LEVEL_2M)
+            else:
+                yield from kvm.tdp.kvm_tdp_mmu_wrprot_slot(kvm, slot)
+    yield from flush_remote_tlbs(kvm)
 
 
 def _end_logging(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:

@@ -7,10 +7,14 @@ emulator_read_write: by the guest's own translation, with all its checks.
 from dataclasses import dataclass
 
 from mmu_model.hardware.access import Access
+from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.registers import CR0_PG
 from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.kvm.fault import PFERR_GUEST_FINAL_MASK
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
 from mmu_model.kvm.guest_walk import walk_addr
+from mmu_model.kvm.nested_memory import table_memory, translate_nested_gpa
+from mmu_model.kvm.retry import EmulationType, retries_after_failure, retries_instead
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.words import load, store
 
@@ -25,6 +29,11 @@ class Instruction:
         The access, to 1, 2, 4 or 8 bytes that do not cross a multiple of 8.
     value :
         What is written.
+    known :
+        Whether KVM's emulator can carry the instruction out: it cannot, say, with those of AVX.
+    edits_tables :
+        Whether it is one with which page tables are edited, as MOV, XCHG, and CMPXCHG are
+        (x86_page_table_writing_insn).
 
     """
 
@@ -32,6 +41,12 @@ class Instruction:
     address: int
     size: int
     value: int = 0
+    known: bool = True
+    edits_tables: bool = True
+
+
+class EmulationFailed(Exception):
+    """KVM cannot go on with the guest: KVM_EXIT_INTERNAL_ERROR, or #UD for user code (handle_emulation_failure)."""
 
 
 class MmioExit(Exception):
@@ -49,19 +64,30 @@ class MmioExit(Exception):
         self.gpa = gpa
 
 
-def x86_emulate_instruction(vcpu: KvmVcpu, instruction: Instruction) -> int:
-    """Carry the access out; what was read.
+def x86_emulate_instruction(
+    vcpu: KvmVcpu, instruction: Instruction, emulation: EmulationType | None = None
+) -> int | None:
+    """Carry the access out; what was read. None: the guest is to try again by itself.
 
     Raises
     ------
-    PageFault
-        The guest's own tables do not permit it.
+    Fault
+        The guest's own tables, or its hypervisor's nested ones, do not permit it.
     MmioExit
         There is no memory.
+    EmulationFailed
+        It is not known how, and trying again is of no use.
 
     """
+    emulation = emulation or EmulationType()
+    if not instruction.known:
+        if retries_after_failure(vcpu, emulation):
+            return None
+        raise EmulationFailed(f"KVM cannot emulate the instruction that accesses {instruction.address:#x}")
+    if not instruction.edits_tables and retries_instead(vcpu, emulation):
+        return None
     memory = GuestMemory(vcpu.kvm, vcpu.memslots)
-    gpa = translate(vcpu, memory, instruction)
+    gpa = translate(vcpu, instruction)
     writes = instruction.access.writes
     gfn = gpa >> PAGE_SHIFT
     if not is_visible(vcpu.memslots.find(gfn)) or (writes and not memory.is_writable(gfn)):
@@ -73,9 +99,14 @@ def x86_emulate_instruction(vcpu: KvmVcpu, instruction: Instruction) -> int:
     return 0
 
 
-def translate(vcpu: KvmVcpu, memory: GuestMemory, instruction: Instruction) -> int:
-    """The guest-physical address of an access (`mmu->gva_to_gpa`)."""
-    if not vcpu.registers.cr0 & CR0_PG:
-        return instruction.address
-    walker = walk_addr(memory, vcpu.root_mmu.guest_paging, instruction.access, instruction.address)
-    return walker.gfn << PAGE_SHIFT | instruction.address & 0xFFF
+def translate(vcpu: KvmVcpu, instruction: Instruction) -> int:
+    """The guest-physical address of an access (`walk_mmu->gva_to_gpa`), through nested tables if there are any."""
+    gpa = instruction.address
+    if vcpu.registers.cr0 & CR0_PG:
+        paging = vcpu.walk_mmu.guest_paging
+        assert isinstance(paging, LinearPaging)
+        walker = walk_addr(table_memory(vcpu), paging, instruction.access, gpa)
+        gpa = walker.gfn << PAGE_SHIFT | gpa & 0xFFF
+    if vcpu.is_nested_mmu:
+        gpa = translate_nested_gpa(vcpu, gpa, instruction.access.error_code | PFERR_GUEST_FINAL_MASK)
+    return gpa

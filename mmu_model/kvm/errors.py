@@ -7,3 +7,10 @@ class KvmBug(Exception):
 
 class KvmError(Exception):
     """A call of the process that KVM refuses; the VM is as it was before."""
+
+
+class VmEntryFailure(KvmError):
+    """VMLAUNCH or VMRESUME of a guest hypervisor fails, or an operand of INVEPT or INVVPID is none.
+
+    VM-instruction error 7 or 28 (SDM vol. 3, 31.4). The hypervisor goes on as if nothing had happened.
+    """

@@ -5,7 +5,7 @@ from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID
 from mmu_model.kvm.mmio import vcpu_cache_mmio_info
 from mmu_model.kvm.page import root_to_sp
-from mmu_model.kvm.task import Steps, finish
+from mmu_model.kvm.task import Steps, finish, might_sleep
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm
 
@@ -33,6 +33,7 @@ def faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Steps[RetPf]
         return _handle_noslot_fault(vcpu, fault, access)
     if slot.flags & KVM_MEMSLOT_INVALID:
         return RetPf.RETRY
+    might_sleep("for the host to find a page")
     mapping = vcpu.kvm.process.fault_in(slot.hva(fault.gfn), write=fault.write)
     if mapping is None:
         raise LookupError(f"the process has nothing mapped for gfn {fault.gfn:#x}: KVM_RUN returns EFAULT")

@@ -1,17 +1,26 @@
-"""The walk of a guest's own tables that KVM does in software (paging_tmpl.h: walk_addr_generic)."""
+"""The walk of a guest's own tables that KVM does in software (paging_tmpl.h: walk_addr_generic).
+
+One walk for linear addresses, for nested page tables and for the EPT of a guest hypervisor, as in the kernel,
+which compiles its template for each.
+"""
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, Protocol
 
-from mmu_model.hardware.access import Access
-from mmu_model.hardware.linear import LinearPaging
-from mmu_model.hardware.paging import ALL_RIGHTS, PSE36_SHIFT, Cause, Step
+from mmu_model.hardware.ept import EPT_EXECUTE, EPT_READ, ExtendedPaging
+from mmu_model.hardware.paging import ALL_RIGHTS, PSE36_SHIFT, Cause, Paging, Shape, Step
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
-from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.hardware.walk import A, Words
 from mmu_model.kvm.role import ACC_ALL, ACC_EXEC_MASK, ACC_USER_MASK, ACC_WRITE_MASK
 
-PT_GUEST_DIRTY_SHIFT: Final = 6
 NOWHERE: Final = Gfn(0)
+
+
+class GuestWords(Words, Protocol):
+    """The memory that a guest's tables are in, as KVM reaches it; LookupError where there is none."""
+
+    def is_writable(self, gfn: int) -> bool:
+        """Whether accessed and dirty flags may be set in that frame."""
 
 
 @dataclass(slots=True)
@@ -43,15 +52,16 @@ class GuestWalker:
     gfn: Gfn = NOWHERE
 
 
-def walk_addr(memory: GuestMemory, paging: LinearPaging, access: Access, address: int) -> GuestWalker:
-    """Translate an address of a guest with paging, and set accessed and dirty flags on the way out.
+def walk_addr(memory: GuestWords, paging: Paging[A], access: A, address: int) -> GuestWalker:
+    """Translate an address of a guest by its tables, and set accessed and dirty flags on the way out.
 
     Other than the processor, KVM sets the flags only when the whole translation permits the access.
 
     Raises
     ------
-    PageFault
-        What the guest is to get. An entry that lies where the guest has no memory is as good as absent.
+    Fault
+        What the guest, or its hypervisor, is to get. An entry that lies where there is no memory is as good
+        as absent; the rights that it reports are those of the levels above.
 
     """
     while True:
@@ -60,7 +70,7 @@ def walk_addr(memory: GuestMemory, paging: LinearPaging, access: Access, address
             return walker
 
 
-def _walk_once(memory: GuestMemory, paging: LinearPaging, access: Access, address: int) -> GuestWalker:
+def _walk_once(memory: GuestWords, paging: Paging[A], access: A, address: int) -> GuestWalker:
     if address >> paging.top_shift not in paging.tops:
         raise paging.impossible(access, address)
     table = paging.roots[address >> paging.root_shift]
@@ -73,7 +83,7 @@ def _walk_once(memory: GuestMemory, paging: LinearPaging, access: Access, addres
         try:
             entry = memory.read(where, step.entry_size)
         except LookupError:
-            raise paging.fault(Cause.NOT_PRESENT, access, address, 0, 0) from None
+            raise paging.fault(Cause.NOT_PRESENT, access, address, rights, 0) from None
         walker.level = level = step.level
         walker.table_gfn[level] = Gfn(table >> PAGE_SHIFT)
         walker.pte_gpa[level] = where
@@ -83,25 +93,25 @@ def _walk_once(memory: GuestMemory, paging: LinearPaging, access: Access, addres
         shape = step.page if is_page else step.table
         above = rights
         rights &= (entry | step.ungoverned) ^ paging.inverted
-        if entry & shape.reserved:
+        if is_malformed(shape, entry):
             raise paging.fault(Cause.MALFORMED, access, address, rights, entry)
         walker.ptes[level] = entry
-        walker.pt_access[level] = acc_bits(above)
+        walker.pt_access[level] = acc_bits(paging, above)
         if is_page:
             break
         table = entry & shape.address
     if not paging.permits(access, rights, entry):
         raise paging.fault(Cause.DENIED, access, address, rights, entry)
-    walker.pte_access = acc_bits(rights)
+    walker.pte_access = acc_bits(paging, rights)
     page = entry & shape.address | (entry & shape.high) << PSE36_SHIFT
     walker.gfn = Gfn((page | address & (1 << step.shift) - 1) >> PAGE_SHIFT)
     if not access.writes:
-        walker.pte_access &= clean_gpte_access(entry)
+        walker.pte_access &= clean_gpte_access(step, entry)
     return walker
 
 
 def _update_accessed_dirty_bits(
-    memory: GuestMemory, paging: LinearPaging, walker: GuestWalker, access: Access
+    memory: GuestWords, paging: Paging[A], walker: GuestWalker, access: A
 ) -> bool:
     """Set the flags from the root down; False if an entry changed meanwhile.
 
@@ -120,20 +130,35 @@ def _update_accessed_dirty_bits(
     return True
 
 
-def _flags(step: Step, walker: GuestWalker, access: Access) -> int:
+def _flags(step: Step, walker: GuestWalker, access: A) -> int:
     return step.accessed | (step.dirty if access.writes and step.level == walker.level else 0)
 
 
-def acc_bits(rights: int) -> int:
-    """ACC_* bits of rights gathered in a walk: W and U where they are, execution from bit 63."""
-    return rights & (ACC_WRITE_MASK | ACC_USER_MASK) | rights >> 63 & ACC_EXEC_MASK
+def is_malformed(shape: Shape, gpte: int) -> bool:
+    """Whether a present gpte has bits set that must be 0, or a combination that is none (is_rsvd_bits_set)."""
+    return bool(gpte & shape.reserved or shape.illegal >> (gpte & 63) & 1)
 
 
-def gpte_access(gpte: int) -> int:
+def acc_bits(paging: Paging[Any], rights: int) -> int:
+    """ACC_* bits of rights gathered in a walk.
+
+    W and U where they are, execution from bit 63. EPT has no user pages: there ACC_USER_MASK says that the
+    page can be read.
+    """
+    if not isinstance(paging, ExtendedPaging):
+        return rights & (ACC_WRITE_MASK | ACC_USER_MASK) | rights >> 63 & ACC_EXEC_MASK
+    readable = ACC_USER_MASK if rights & EPT_READ else 0
+    return readable | rights & ACC_WRITE_MASK | (ACC_EXEC_MASK if rights & EPT_EXECUTE else 0)
+
+
+def gpte_access(paging: Paging[Any], gpte: int) -> int:
     """ACC_* bits that a single gpte grants (paging_tmpl.h)."""
-    return acc_bits(gpte ^ 1 << 63)
+    return acc_bits(paging, gpte ^ paging.inverted)
 
 
-def clean_gpte_access(gpte: int) -> int:
-    """ACC_* bits that may be given in advance: a clean gpte must see its first write (protect_clean_gpte)."""
-    return ACC_ALL if gpte >> PT_GUEST_DIRTY_SHIFT & 1 else ACC_ALL & ~ACC_WRITE_MASK
+def clean_gpte_access(step: Step, gpte: int) -> int:
+    """ACC_* bits that may be given in advance: a clean gpte must see its first write (protect_clean_gpte).
+
+    EPT without accessed and dirty flags has no clean gptes.
+    """
+    return ACC_ALL if not step.dirty or gpte & step.dirty else ACC_ALL & ~ACC_WRITE_MASK

@@ -23,10 +23,13 @@ class Host:
     ----------
     maxphyaddr :
         Physical-address bits of the host's processor, 36 to 52.
+    x86_64 :
+        Whether its kernel is a 64-bit one (CONFIG_X86_64), which stores an spte as one.
 
     """
 
-    def __init__(self, maxphyaddr: int = 46) -> None:
+    def __init__(self, maxphyaddr: int = 46, *, x86_64: bool = True) -> None:
+        self.x86_64 = x86_64
         self.memory = PhysicalMemory(maxphyaddr)
         self.page_private: dict[int, Kva] = {}
         """`page->private` by frame."""

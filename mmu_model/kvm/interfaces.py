@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mmu_model.hardware.types import Gfn
     from mmu_model.kvm.fault import KvmPageFault, RetPf
     from mmu_model.kvm.memslot import KvmMemorySlot
+    from mmu_model.kvm.mmu import RootInfo
     from mmu_model.kvm.page import KvmMmuPage
     from mmu_model.kvm.task import Steps
     from mmu_model.kvm.vcpu import KvmVcpu
@@ -51,6 +52,9 @@ class ShadowMmu(Protocol):
     def kvm_mmu_invlpg(self, vcpu: KvmVcpu, address: int) -> None:
         """The guest executed INVLPG."""
 
+    def kvm_mmu_invalidate_addr(self, vcpu: KvmVcpu, address: int, root: RootInfo) -> None:
+        """Bring what translates an address below a root in step."""
+
     def kvm_mmu_track_write(self, vcpu: KvmVcpu, gpa: int, size: int) -> None:
         """KVM wrote to guest memory for the guest."""
 
@@ -72,6 +76,11 @@ class ShadowMmu(Protocol):
     def kvm_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
         """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
 
+    def kvm_rmap_age_gfn_range(
+        self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn, *, test_only: bool
+    ) -> bool:
+        """Whether frames were used since they were last made old; unless that is all, make them old."""
+
 
 class TdpMmu(Protocol):
     """:mod:`mmu_model.tdp.entry`."""
@@ -91,6 +100,12 @@ class TdpMmu(Protocol):
     def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
         """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
 
+    def kvm_tdp_mmu_age_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
+        """Whether frames were used since they were last made old, which they are from now on."""
+
+    def kvm_tdp_mmu_test_age_gfn(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
+        """The same, and nothing changes."""
+
     def kvm_tdp_mmu_write_protect_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> Steps[bool]:
         """No fault may make the frame writable by itself any more; whether the TLBs are to be flushed."""
 
@@ -99,6 +114,9 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_wrprot_slot(self, kvm: Kvm, slot: KvmMemorySlot, min_level: int = 1) -> Steps[bool]:
         """Write-protect a slot so that its writes are logged; whether there was anything to protect."""
+
+    def kvm_tdp_mmu_clear_dirty_slot(self, kvm: Kvm, slot: KvmMemorySlot) -> Steps[bool]:
+        """Make a slot clean so that its writes are logged by the processor; whether there was anything to do."""
 
     def kvm_tdp_mmu_clear_dirty_pt_masked(
         self, kvm: Kvm, slot: KvmMemorySlot, gfns: Collection[Gfn], *, wrprot: bool

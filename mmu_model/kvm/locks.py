@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Final
 
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.task import Steps, Task, current, might_sleep
+from mmu_model.kvm.task import SleepInAtomicContext, Steps, Task, current, might_sleep
 
 
 class LockNotHeld(KvmBug):
@@ -18,6 +18,10 @@ class LockNotHeld(KvmBug):
 
 class LockNotFree(KvmBug):
     """A task takes a lock that it, or another, holds: it would wait for ever."""
+
+
+class WrongLockOrder(KvmBug):
+    """A lock is taken inside another that is to be taken inside it, or without the one that it needs."""
 
 
 class Hold:
@@ -38,15 +42,29 @@ class Hold:
         Whether several tasks may hold it this way at once.
     sleeps :
         It is a mutex: a task that waits for it sleeps, and one that holds it may.
+    order :
+        It is taken outside all locks of a higher number; 0: it has no place in the order.
+    within :
+        A lock that who takes this one holds already, one way or the other.
 
     """
 
-    __slots__ = ("_excluded_by", "holders", "name", "shared", "sleeps", "waiters")
+    __slots__ = ("_excluded_by", "holders", "name", "order", "shared", "sleeps", "waiters", "within")
 
-    def __init__(self, name: str, *, shared: bool = False, sleeps: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        shared: bool = False,
+        sleeps: bool = False,
+        order: int = 0,
+        within: "RwLock | None" = None,
+    ) -> None:
         self.name = name
         self.shared = shared
         self.sleeps = sleeps
+        self.order = order
+        self.within = within
         self.holders: list[Task] = []
         self.waiters = 0
         self._excluded_by: tuple[Hold, ...] = () if shared else (self,)
@@ -78,9 +96,13 @@ class Hold:
             It is not free.
         SleepInAtomicContext
             It is a mutex, and the task holds a spinlock.
+        WrongLockOrder
+            The task holds a lock that is taken inside this one, or does not hold the one around it.
 
         """
         task = current()
+        if task.held or self.within:
+            self._check_order(task)
         for other in self._excluded_by:
             if other.holders:
                 raise LockNotFree(f"{task} takes {self.name}: {other} already, so it would wait for ever")
@@ -91,6 +113,16 @@ class Hold:
         else:
             task.atomic += 1
         self.holders.append(task)
+        task.held.append(self)
+
+    def _check_order(self, task: Task) -> None:
+        for other in task.held:
+            if other.order > self.order > 0:
+                raise WrongLockOrder(
+                    f"{task} takes {self.name} inside {other.name}; it is to be taken outside"
+                )
+        if self.within and not self.within.is_held():
+            raise WrongLockOrder(f"{task} takes {self.name} without {self.within.name} around it")
 
     def release(self) -> None:
         """Give it back.
@@ -105,6 +137,7 @@ class Hold:
         if task not in self.holders:
             raise LockNotHeld(f"{task} releases {self.name} and does not hold it: {self}")
         self.holders.remove(task)
+        task.held.remove(self)
         if not self.sleeps:
             task.atomic -= 1
 
@@ -143,8 +176,8 @@ class Mutex(Hold):
 
     __slots__ = ()
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, sleeps=True)
+    def __init__(self, name: str, *, order: int = 0) -> None:
+        super().__init__(name, sleeps=True, order=order)
 
 
 class RwLock:
@@ -157,10 +190,10 @@ class RwLock:
 
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, order: int = 0) -> None:
         self.name = name
-        self.read: Final = Hold(f"{name} (read)", shared=True)
-        self.write: Final = Hold(f"{name} (write)")
+        self.read: Final = Hold(f"{name} (read)", shared=True, order=order)
+        self.write: Final = Hold(f"{name} (write)", order=order)
         self.read.exclude(self.write)
         self.write.exclude(self.write, self.read)
 
@@ -172,6 +205,10 @@ class RwLock:
         """`lockdep_assert_held_read`; raises LockNotHeld."""
         self.read.assert_held()
 
+    def is_held(self) -> bool:
+        """Whether the current task holds it, either way."""
+        return self.write.is_held() or self.read.is_held()
+
     def assert_held(self) -> None:
         """`lockdep_assert_held`, either way; raises LockNotHeld."""
         if not self.write.is_held():
@@ -182,7 +219,17 @@ class RwLock:
         return bool(self.write.waiters or (self.read.waiters and self.write.holders))
 
     def cond_resched(self) -> Steps[None]:
-        """Let those who wait for it have it, then take it back (`cond_resched_rwlock_read`, `_write`)."""
+        """Let those who wait for it have it, then take it back (`cond_resched_rwlock_read`, `_write`).
+
+        Raises
+        ------
+        SleepInAtomicContext
+            The task is in another spinlock, or in an RCU read-side section.
+
+        """
+        task = current()
+        if task.atomic > 1:
+            raise SleepInAtomicContext(f"{task} gives {self.name} away and is in atomic context besides")
         hold = self.write if self.write.is_held() else self.read
         hold.release()
         yield from hold.wait()

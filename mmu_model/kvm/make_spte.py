@@ -10,6 +10,7 @@ from mmu_model.kvm.spte import (
     PT_WRITABLE_MASK,
     SPTE_MMU_PRESENT_MASK,
     SPTE_TDP_AD_DISABLED,
+    SPTE_TDP_AD_WRPROT_ONLY,
     is_last_spte,
     is_writable_pte,
 )
@@ -54,6 +55,8 @@ def make_spte(
     if sp.role.ad_disabled:
         spte |= SPTE_TDP_AD_DISABLED
         accessed = dirty = 0
+    elif kvm.parameters.pml and sp.role.guest_mode:
+        spte |= SPTE_TDP_AD_WRPROT_ONLY  # nested guests run without the log
     if not prefetch:
         spte |= accessed
     if level > PG_LEVEL_4K:

@@ -13,6 +13,7 @@ from mmu_model.kvm.memslot import (
     KvmMemorySlot,
     KvmMemslots,
 )
+from mmu_model.kvm.notifier import wait_for_invalidations
 from mmu_model.kvm.spte import MMIO_SPTE_GEN_MASK
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Hva
@@ -100,8 +101,7 @@ def replace_slot(kvm: Kvm, slot: KvmMemorySlot, moved: KvmMemorySlot | None) -> 
     slots = kvm.memslots[slot.as_id]
     yield from kvm.slots_lock.wait()
     with kvm.slots_lock:
-        slot.flags |= KVM_MEMSLOT_INVALID
-        yield from kvm_swap_active_memslots(kvm, slots, slot, slot)
+        yield from kvm_swap_active_memslots(kvm, slots, slot, slot, slot.flags | KVM_MEMSLOT_INVALID)
         yield from kvm_mmu_zap_all_fast(kvm)
         yield from kvm_swap_active_memslots(kvm, slots, slot, moved)
         _set_n_max_mmu_pages(kvm)
@@ -111,23 +111,29 @@ def change_slot_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> Steps[None]:
     """Nothing is zapped; what the flags mean for sptes follows once they are in effect."""
     yield from kvm.slots_lock.wait()
     with kvm.slots_lock:
-        slot.flags = flags
         slot.dirty_bitmap = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
-        yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], slot, slot)
+        yield from kvm_swap_active_memslots(kvm, kvm.memslots[slot.as_id], slot, slot, flags)
         yield from kvm_mmu_slot_apply_flags(kvm, slot)
 
 
 def kvm_swap_active_memslots(
-    kvm: Kvm, slots: KvmMemslots, old: KvmMemorySlot | None, new: KvmMemorySlot | None
+    kvm: Kvm,
+    slots: KvmMemslots,
+    old: KvmMemorySlot | None,
+    new: KvmMemorySlot | None,
+    flags: int | None = None,
 ) -> Steps[None]:
-    """The changed set of slots takes effect.
+    """The changed set of slots takes effect, with other flags of the new slot if there are any.
 
-    Until everybody who may still work with the old set has finished, the generation has a flag that makes
-    whatever is remembered meanwhile good for nothing: what was seen in the old set is never kept under the
-    new generation.
+    Not while the host is changing mappings. Until everybody who may still work with the old set has finished,
+    the generation has a flag that makes whatever is remembered meanwhile good for nothing: what was seen in the
+    old set is never kept under the new generation.
     """
     kvm.slots_lock.assert_held()
+    yield from wait_for_invalidations(kvm)
     slots.replace(old, new)
+    if new is not None and flags is not None:
+        new.flags = flags
     slots.generation |= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
     yield from kvm.srcu.synchronize()
     finish_memslots_update(kvm, slots)

@@ -1,14 +1,19 @@
-"""A guest that is a hypervisor itself runs a guest of its own, with or without nested paging (svm/nested.c).
+"""A guest that is a hypervisor itself runs a guest of its own, on AMD's processors (svm/nested.c).
 
 The guest's nested page tables translate ngpa to gpa; KVM shadows them by tables that translate ngpa to hpa,
 which the host's processor uses as nested page tables.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmu_model.hardware.faults import Fault, NestedPageFault, PageFault
 from mmu_model.hardware.linear import LinearPaging, Pdptes
+from mmu_model.hardware.npt import EXIT_INFO_PAGE
 from mmu_model.hardware.registers import CR0_PE, CR0_PG, CR4_PKE, Mode, Registers
 from mmu_model.kvm.context import kvm_init_mmu, tdp_level
 from mmu_model.kvm.cpu_role import kvm_calc_cpu_role, shadow_npt_root_role
-from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.registers import load_registers
 from mmu_model.kvm.roots import kvm_mmu_new_pgd
@@ -31,24 +36,35 @@ def enter_nested(vcpu: KvmVcpu, registers: Registers, nested_cr3: int | None) ->
     Raises
     ------
     KvmError
-        There is no nested paging to offer, or it is not NPT.
+        There is no nested paging to offer, or the vCPU is in an inner guest already; so for a hypervisor on
+        Intel's processors.
     GeneralProtection
         The inner guest's PDPTEs are malformed.
 
     """
     if nested_cr3 is not None and not vcpu.kvm.parameters.tdp_enabled:
         raise KvmError("without nested paging on the host there is none for the guest to use")
-    if nested_cr3 is not None and vcpu.kvm.parameters.ept_enabled:
-        raise KvmError("the host's processor has EPT: it cannot walk nested page tables of AMD's format")
-    outer = vcpu.registers
-    vcpu.guest_mode = True
-    vcpu.l1_registers = outer
-    if nested_cr3 is None:
-        _load_cr3(vcpu, registers)
-    else:
-        kvm_init_shadow_npt_mmu(vcpu, outer, nested_cr3)
-        vcpu.registers = registers
+    with entering_guest_mode(vcpu) as outer:
+        if nested_cr3 is None:
+            load_cr3(vcpu, registers)
+        else:
+            kvm_init_shadow_npt_mmu(vcpu, outer, nested_cr3)
+            vcpu.registers = registers
+            kvm_init_mmu(vcpu)
     _transition_tlb_flush(vcpu)
+
+
+@contextmanager
+def entering_guest_mode(vcpu: KvmVcpu) -> Iterator[Registers]:
+    """The hypervisor's registers, while the vCPU becomes one that runs its guest; if that fails, it is not."""
+    if vcpu.guest_mode:
+        raise KvmError("the vCPU runs an inner guest: leave that first, its hypervisor is not running")
+    vcpu.guest_mode, vcpu.l1_registers = True, vcpu.registers
+    try:
+        yield vcpu.registers
+    except BaseException:
+        vcpu.guest_mode, vcpu.l1_registers = False, None
+        raise
 
 
 def kvm_init_shadow_npt_mmu(vcpu: KvmVcpu, outer: Registers, nested_cr3: int) -> None:
@@ -70,7 +86,22 @@ def kvm_init_shadow_npt_mmu(vcpu: KvmVcpu, outer: Registers, nested_cr3: int) ->
     mmu.guest_pgd = nested_cr3
     mmu.page_fault = vcpu.kvm.shadow.paging_page_fault
     mmu.sync_spte = vcpu.kvm.shadow.sync_spte
+    mmu.inject_page_fault = nested_svm_inject_npf_exit
     kvm_mmu_new_pgd(vcpu, nested_cr3)
+
+
+def nested_svm_inject_npf_exit(vcpu: KvmVcpu, fault: Fault, *, from_hardware: bool) -> Fault:
+    """#VMEXIT(NPF) for the hypervisor.
+
+    If KVM itself came by a nested page fault, the upper half of EXITINFO1 and the address are those of that
+    exit, whatever the walk in software was about.
+    """
+    if not isinstance(fault, PageFault):
+        raise KvmBug(f"nested page tables of AMD's format ended in: {fault}")
+    stage, address = EXIT_INFO_PAGE, fault.cr2
+    if isinstance(vcpu.exit, NestedPageFault):
+        stage, address = vcpu.exit.exit_info_1 & ~0xFFFF_FFFF, vcpu.exit.exit_info_2
+    return NestedPageFault(stage | fault.error_code, address)
 
 
 def _nested_pdptes(vcpu: KvmVcpu, paging: Registers) -> Pdptes | None:
@@ -89,15 +120,21 @@ def _nested_pdptes(vcpu: KvmVcpu, paging: Registers) -> Pdptes | None:
 
 def leave_nested(vcpu: KvmVcpu) -> None:
     """#VMEXIT to the hypervisor (nested.c: nested_svm_vmexit)."""
+    leave_guest_mode(vcpu)
+    _transition_tlb_flush(vcpu)
+
+
+def leave_guest_mode(vcpu: KvmVcpu) -> None:
+    """The vCPU runs the hypervisor again, with its registers, or KvmError if it does already."""
     if vcpu.l1_registers is None:
         raise KvmError("the vCPU runs no inner guest")
     outer, vcpu.l1_registers = vcpu.l1_registers, None
     vcpu.guest_mode = False
-    _load_cr3(vcpu, outer)
-    _transition_tlb_flush(vcpu)
+    vcpu.mmu = vcpu.root_mmu
+    load_cr3(vcpu, outer)
 
 
-def _load_cr3(vcpu: KvmVcpu, registers: Registers) -> None:
+def load_cr3(vcpu: KvmVcpu, registers: Registers) -> None:
     """`vcpu.root_mmu` for these registers, with a root that is remembered if there is one."""
     load_registers(vcpu, registers)
     kvm_init_mmu(vcpu)

@@ -1,37 +1,103 @@
 """The host tells KVM that it changes the mapping of the process's memory (kvm_main.c: the MMU notifier)."""
 
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
+from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.task import Steps, finish
+from mmu_model.kvm.requests import flush_remote_tlbs
+from mmu_model.kvm.task import Steps, finish, might_sleep
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import Kvm
 
 
 def invalidate_range_start(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
-    """Before the host changes the mapping of `start` to before `end`: no spte leads there, until it is over."""
-    slots = [slot for each in kvm.memslots for slot in each if gfn_range(slot, start, end)]
-    if not slots:
+    """Before the host changes the mapping of `start` to before `end`: no spte leads there, until it is over.
+
+    The memslots do not change meanwhile: so the end finds those that the beginning found, and what is counted
+    up is counted down again.
+    """
+    yield from kvm.mn_invalidate_lock.wait()
+    with kvm.mn_invalidate_lock:
+        kvm.mn_active_invalidate_count += 1
+    ranges = gfn_ranges(kvm, start, end)
+    if not ranges:
         return
     yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
         mmu_invalidate_begin(kvm)
         flush = False
-        for slot in slots:
-            first, behind = gfn_range(slot, start, end) or (Gfn(0), Gfn(0))
+        for slot, first, behind in ranges:
             flush |= kvm.shadow.kvm_unmap_gfn_range(kvm, slot, first, behind)
             if kvm.parameters.tdp_mmu_enabled:
                 flush |= yield from kvm.tdp.kvm_tdp_mmu_unmap_gfn_range(kvm, slot, first, behind)
         if flush:
-            kvm.flush_remote_tlbs()
+            yield from flush_remote_tlbs(kvm)
 
 
 def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
-    """After it: faults that looked at the mapping in between are tried again, later ones go on."""
-    if not any(gfn_range(slot, start, end) for each in kvm.memslots for slot in each):
-        return
+    """After it: faults that looked at the mapping in between are tried again, later ones go on.
+
+    Raises
+    ------
+    KvmBug
+        There was no beginning.
+
+    """
+    if gfn_ranges(kvm, start, end):
+        yield from kvm.mmu_lock.write.wait()
+        with kvm.mmu_lock.write:
+            mmu_invalidate_end(kvm)
+    yield from kvm.mn_invalidate_lock.wait()
+    with kvm.mn_invalidate_lock:
+        if not kvm.mn_active_invalidate_count:
+            raise KvmBug("the host ends a change of its mappings that it did not announce")
+        kvm.mn_active_invalidate_count -= 1
+
+
+def clear_flush_young(kvm: Kvm, start: Hva, end: Hva) -> Steps[bool]:
+    """Whether the guest used the memory at these addresses since this was last asked (kvm_age_gfn)."""
+    young = False
     yield from kvm.mmu_lock.write.wait()
     with kvm.mmu_lock.write:
-        mmu_invalidate_end(kvm)
+        for slot, first, behind in gfn_ranges(kvm, start, end):
+            young |= kvm.shadow.kvm_rmap_age_gfn_range(kvm, slot, first, behind, test_only=False)
+            if kvm.parameters.tdp_mmu_enabled:
+                young |= yield from kvm.tdp.kvm_tdp_mmu_age_gfn_range(kvm, slot, first, behind)
+        if young:
+            yield from flush_remote_tlbs(kvm)
+    return young
+
+
+def test_young(kvm: Kvm, start: Hva, end: Hva) -> Steps[bool]:
+    """The same, and the next who asks gets the same answer (kvm_test_age_gfn)."""
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        return any(
+            kvm.shadow.kvm_rmap_age_gfn_range(kvm, *frames, test_only=True)
+            or (kvm.parameters.tdp_mmu_enabled and kvm.tdp.kvm_tdp_mmu_test_age_gfn(kvm, *frames))
+            for frames in gfn_ranges(kvm, start, end)
+        )
+
+
+class Invalidations:
+    """Changes of the host's mappings: over when none is under way (mn_memslots_update_rcuwait)."""
+
+    __slots__ = ("_kvm",)
+
+    def __init__(self, kvm: Kvm) -> None:
+        self._kvm = kvm
+
+    def ready(self) -> bool:
+        """Whether none is."""
+        return not self._kvm.mn_active_invalidate_count
+
+    def __str__(self) -> str:
+        return "changes of the host's mappings to be over"
+
+
+def wait_for_invalidations(kvm: Kvm) -> Steps[None]:
+    """Wait until memslots may be changed; then nobody comes in between (kvm_swap_active_memslots)."""
+    might_sleep("for changes of the host's mappings")
+    yield Invalidations(kvm)
 
 
 def mmu_invalidate_begin(kvm: Kvm) -> None:
@@ -45,6 +111,12 @@ def mmu_invalidate_end(kvm: Kvm) -> None:
     kvm.mmu_lock.assert_held_write()
     kvm.mmu_invalidate_seq += 1
     kvm.mmu_invalidate_in_progress -= 1
+
+
+def gfn_ranges(kvm: Kvm, start: Hva, end: Hva) -> list[tuple[KvmMemorySlot, Gfn, Gfn]]:
+    """The memslots that these addresses back, and which frames of each."""
+    found = ((slot, gfn_range(slot, start, end)) for slots in kvm.memslots for slot in slots)
+    return [(slot, *frames) for slot, frames in found if frames]
 
 
 def gfn_range(slot: KvmMemorySlot, start: Hva, end: Hva) -> tuple[Gfn, Gfn] | None:
@@ -70,3 +142,11 @@ class KvmMmuNotifier:
     def invalidate_range_end(self, start: Hva, end: Hva) -> None:
         """Nobody comes in between."""
         finish(invalidate_range_end(self._kvm, start, end))
+
+    def clear_flush_young(self, start: Hva, end: Hva) -> bool:
+        """Nobody comes in between."""
+        return finish(clear_flush_young(self._kvm, start, end))
+
+    def test_young(self, start: Hva, end: Hva) -> bool:
+        """Nobody comes in between."""
+        return finish(test_young(self._kvm, start, end))

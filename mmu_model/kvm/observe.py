@@ -25,6 +25,7 @@ from mmu_model.snapshot import (
     ShadowPage,
     Snapshot,
     SpteAt,
+    SpteFormat,
     Vcpu,
     Word,
 )
@@ -125,6 +126,7 @@ def _page(kvm: Kvm, sp: KvmMmuPage, listed: str) -> ShadowPage:
         ptep=_place(kvm, sp.ptep) if tdp and sp.ptep else None,
         write_flooding_count=sp.write_flooding_count,
         entries=_entries(kvm, sp),
+        spte_format=SpteFormat.EPT if kvm.parameters.ept_enabled else None,
     )
 
 

@@ -42,6 +42,8 @@ class KvmMmuPage:
         How many bits of `unsync_child_bitmap` are set.
     unsync_child_bitmap :
         Bit n is 1 if `spt[n]` leads to a page that may be unsync.
+    clear_spte_count :
+        How many sptes of the page have gone. Only on a 32-bit host: elsewhere there is no such member.
     write_flooding_count :
         Emulated writes to the guest's table since it was last used.
 
@@ -52,6 +54,7 @@ class KvmMmuPage:
         "_parents",
         "_references",
         "address",
+        "clear_spte_count",
         "gfn",
         "nx_huge_page_disallowed",
         "role",
@@ -78,6 +81,8 @@ class KvmMmuPage:
         self._parents = RmapHead()
         self.unsync_child_bitmap = 0
         self.write_flooding_count = 0
+        if not host.x86_64:
+            self.clear_spte_count = 0
         self.address = host.kmalloc(self)
         set_page_private(host, spt, self.address)
 

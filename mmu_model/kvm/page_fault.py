@@ -1,22 +1,43 @@
 """The way of a fault through KVM (mmu.c: kvm_mmu_page_fault)."""
 
+from typing import Final
+
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import (
     PFERR_GUEST_PAGE_MASK,
     PFERR_PRESENT_MASK,
     PFERR_RSVD_MASK,
+    PFERR_USER_MASK,
     PFERR_WRITE_MASK,
     KvmPageFault,
     RetPf,
 )
 from mmu_model.kvm.mmio import check_mmio_spte, get_mmio_spte_gfn, mmio_info_in_cache, vcpu_cache_mmio_info
-from mmu_model.kvm.shadow_walk import last_spte
+from mmu_model.kvm.retry import (
+    EmulationType,
+    forget_retry,
+    unprotect,
+    unprotect_gfn_and_retry,
+    was_retried,
+)
+from mmu_model.kvm.shadow_walk import last_spte_lockless, reading_shadow_page_tables
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.vcpu import KvmVcpu
 
+TABLE_WRITE: Final = PFERR_GUEST_PAGE_MASK | PFERR_WRITE_MASK | PFERR_PRESENT_MASK
+"""The error code of a walk through the guest's own tables that would write to one (PFERR_NESTED_GUEST_PAGE)."""
 
-def kvm_mmu_page_fault(vcpu: KvmVcpu, address: int, error_code: int) -> RetPf:
-    """Handle a fault at a gva (shadow paging) or gpa: EMULATE, or anything else to go on with the guest."""
+
+def kvm_mmu_page_fault(
+    vcpu: KvmVcpu, address: int, error_code: int, emulation: EmulationType | None = None
+) -> RetPf:
+    """Handle a fault at a gva (shadow paging) or gpa: EMULATE, or anything else to go on with the guest.
+
+    What the emulator has to know goes to `emulation`.
+    """
+    emulation = emulation or EmulationType()
+    emulation.address, emulation.user = address, bool(error_code & PFERR_USER_MASK)
     result = RetPf.INVALID
     if error_code & PFERR_RSVD_MASK:
         result = handle_mmio_page_fault(vcpu, address)
@@ -24,16 +45,19 @@ def kvm_mmu_page_fault(vcpu: KvmVcpu, address: int, error_code: int) -> RetPf:
             return result
     if result is RetPf.INVALID:
         vcpu.stat["pf_taken"] += 1
-        result = _do_page_fault(vcpu, address, error_code)
+        result = _do_page_fault(vcpu, address, error_code, emulation)
         if result is RetPf.INVALID:
             raise KvmBug(f"nobody handled the fault at {address:#x}")
     if result is RetPf.WRITE_PROTECTED:
-        result = _write_protect_fault(vcpu, address, error_code)
+        result = _write_protect_fault(vcpu, error_code, emulation)
+    elif result is RetPf.EMULATE and not vcpu.kvm.kernel.retries_what_was_unprotected:
+        known = mmio_info_in_cache(vcpu, address, direct=bool(vcpu.mmu.root_role.direct))
+        emulation.allow_retry_pf = not known and not vcpu.guest_mode
     vcpu.stat[f"pf_{result.name.lower()}"] += 1
     return result
 
 
-def _do_page_fault(vcpu: KvmVcpu, address: int, error_code: int) -> RetPf:
+def _do_page_fault(vcpu: KvmVcpu, address: int, error_code: int, emulation: EmulationType) -> RetPf:
     mmu = vcpu.mmu
     fault = KvmPageFault(
         address,
@@ -45,19 +69,29 @@ def _do_page_fault(vcpu: KvmVcpu, address: int, error_code: int) -> RetPf:
     if mmu.root_role.direct:
         fault.gfn = Gfn(address >> PAGE_SHIFT)
         fault.slot = vcpu.memslots.find(fault.gfn)
-    return mmu.page_fault(vcpu, fault)
+    result = mmu.page_fault(vcpu, fault)
+    emulation.write_pf_to_sp = fault.write_fault_to_shadow_pgtable
+    return result
 
 
-def _write_protect_fault(vcpu: KvmVcpu, address: int, error_code: int) -> RetPf:
+def _write_protect_fault(vcpu: KvmVcpu, error_code: int, emulation: EmulationType) -> RetPf:
     """A walk of an unshadowed guest that would write to a table shadowed for a nested one: unshadow it.
 
-    Everything else is emulated (kvm_mmu_write_protect_fault).
+    Everything else is emulated, or, if that fails, done by the guest itself; the same instruction only once
+    (6.12: kvm_mmu_write_protect_fault; 6.1: kvm_mmu_page_fault, where the last clause is part of the emulation).
     """
-    table_write = PFERR_GUEST_PAGE_MASK | PFERR_WRITE_MASK | PFERR_PRESENT_MASK
-    if vcpu.mmu.root_role.direct and error_code & table_write == table_write:
-        with vcpu.kvm.mmu_lock.write:
-            if vcpu.kvm.shadow.unprotect_gfn(vcpu.kvm, address >> PAGE_SHIFT):
-                return RetPf.RETRY
+    unshadows = vcpu.mmu.root_role.direct and error_code & TABLE_WRITE == TABLE_WRITE
+    if not vcpu.kvm.kernel.retries_what_was_unprotected:
+        if unshadows:
+            unprotect(vcpu, emulation.address)
+            return RetPf.RETRY
+    else:
+        if was_retried(vcpu, emulation.address):
+            return RetPf.EMULATE
+        forget_retry(vcpu)
+        if unshadows and unprotect_gfn_and_retry(vcpu, emulation, always=False):
+            return RetPf.RETRY
+    emulation.allow_retry_pf = not vcpu.guest_mode
     return RetPf.EMULATE
 
 
@@ -66,8 +100,9 @@ def handle_mmio_page_fault(vcpu: KvmVcpu, address: int) -> RetPf:
     direct = bool(vcpu.mmu.root_role.direct)
     if mmio_info_in_cache(vcpu, address, direct=direct):
         return RetPf.EMULATE
-    spte = last_spte(vcpu, address)
-    if spte is None or not vcpu.kvm.masks.is_mmio(spte):
+    with reading_shadow_page_tables(vcpu):
+        found = finish(last_spte_lockless(vcpu, address))
+    if found is None or not vcpu.kvm.masks.is_mmio(spte := found[1]):
         return RetPf.RETRY
     if not check_mmio_spte(vcpu, spte):
         return RetPf.INVALID

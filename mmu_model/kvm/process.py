@@ -23,6 +23,12 @@ class MmuNotifier(Protocol):
     def invalidate_range_end(self, start: Hva, end: Hva) -> None:
         """It has changed."""
 
+    def clear_flush_young(self, start: Hva, end: Hva) -> bool:
+        """Whether it was used since this was last asked."""
+
+    def test_young(self, start: Hva, end: Hva) -> bool:
+        """The same, without any effect on the next answer."""
+
 
 class HostMapping(NamedTuple):
     """What the host's page tables say of one page of the process.
@@ -196,6 +202,17 @@ class Process:
                 self._host.memory.write((new << PAGE_SHIFT) + index * 8, word)
         self._change(hva, 1, lambda part: replace(part, pfn=new, level=PG_LEVEL_4K))
         return new
+
+    def was_used(self, hva: Hva, npages: int, *, forget: bool = True) -> bool:
+        """What the host asks before it takes memory away: whether others used it since it was last asked.
+
+        Unless it is to `forget`, the next answer is the same.
+        """
+        end, used = Hva(hva + (npages << PAGE_SHIFT)), False
+        for notifier in self.notifiers:
+            ask = notifier.clear_flush_young if forget else notifier.test_young
+            used |= ask(hva, end)
+        return used
 
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Final
 
 from mmu_model.kvm.locks import LockNotHeld
-from mmu_model.kvm.task import Steps, Task, current, might_sleep
+from mmu_model.kvm.task import Steps, Task, WouldWaitForEver, current, might_sleep
 
 
 class _Section:
@@ -43,6 +43,9 @@ class Rcu:
         What messages call it.
     sleepable :
         SRCU: readers may sleep.
+    order :
+        Locks of a lower number are not taken in a read-side section (0: any may be), since who holds one
+        may be waiting for the readers.
 
     Attributes
     ----------
@@ -51,8 +54,9 @@ class Rcu:
 
     """
 
-    def __init__(self, name: str, *, sleepable: bool = False) -> None:
+    def __init__(self, name: str, *, sleepable: bool = False, order: int = 0) -> None:
         self.name = name
+        self.order = order
         self._sleepable = sleepable
         self._readers: dict[Task, _Section] = {}
         self._callbacks: list[tuple[GracePeriod, Callable[[], None]]] = []
@@ -66,7 +70,9 @@ class Rcu:
             section.depth += 1
             return
         self._readers[task] = _Section()
-        if not self._sleepable:
+        if self._sleepable:
+            task.held.append(self)
+        else:
             task.atomic += 1
 
     def unlock(self) -> None:
@@ -78,7 +84,9 @@ class Rcu:
         if section.depth:
             return
         del self._readers[task]
-        if not self._sleepable:
+        if self._sleepable:
+            task.held.remove(self)
+        else:
             task.atomic -= 1
         if self._callbacks:
             self._run_callbacks()
@@ -94,8 +102,19 @@ class Rcu:
         self._run_callbacks()
 
     def synchronize(self) -> Steps[None]:
-        """Wait until all that read now have stopped (`synchronize_srcu_expedited`)."""
+        """Wait until all that read now have stopped (`synchronize_srcu_expedited`).
+
+        Raises
+        ------
+        SleepInAtomicContext
+            The task must not sleep.
+        WouldWaitForEver
+            It is a reader itself.
+
+        """
         might_sleep(f"for {self.name}")
+        if current() in self._readers:
+            raise WouldWaitForEver(f"{current()} waits for the readers of {self.name} and is one of them")
         yield self._grace_period()
 
     def _grace_period(self) -> GracePeriod:

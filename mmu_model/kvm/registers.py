@@ -27,7 +27,7 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.kvm.context import kvm_init_mmu
-from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.kvm.nested_memory import pdpte_memory
 from mmu_model.kvm.roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.vcpu import KvmVcpu, Request
@@ -54,9 +54,9 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
     load_registers(vcpu, change.registers)
     if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes != pdptes:
         finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
-    vcpu.mmu.guest_pgd = change.registers.cr3
-    vcpu.mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
-    if change.registers.cr3 != old.cr3:
+    vcpu.walk_mmu.guest_pgd = change.registers.cr3
+    vcpu.walk_mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
+    if change.registers.cr3 != old.cr3 and not vcpu.is_nested_mmu:
         kvm_mmu_new_pgd(vcpu, change.registers.cr3)
     vcpu.requests.add(Request.LOAD_MMU_PGD)
     if not (old.cr4 & CR4_PCIDE and value & CR3_NO_FLUSH):
@@ -64,7 +64,13 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
 
 
 def kvm_invalidate_pcid(vcpu: KvmVcpu, pcid: int) -> None:
-    """The guest flushed a PCID: the loaded root is synchronized, those remembered for it go."""
+    """The guest flushed a PCID: the loaded root is synchronized, those remembered for it go.
+
+    Under nested paging no root is for a PCID.
+    """
+    if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.requests.add(Request.TLB_FLUSH_GUEST)
+        return
     registers, mmu = vcpu.registers, vcpu.mmu
     if pcid == registers.pcid:
         vcpu.requests |= {Request.MMU_SYNC, Request.TLB_FLUSH_CURRENT}
@@ -105,7 +111,7 @@ def kvm_set_register(vcpu: KvmVcpu, write: Callable[[Registers, int], Change], v
     elif matters_to_roles(old, new):
         kvm_mmu_reset_context(vcpu)
     else:
-        vcpu.mmu.guest_paging = LinearPaging(new, vcpu.pdptes)
+        vcpu.walk_mmu.guest_paging = LinearPaging(new, vcpu.pdptes)
 
 
 def matters_to_roles(old: Registers, new: Registers) -> bool:
@@ -124,6 +130,8 @@ def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
     ------
     GeneralProtection
         A PDPTE has reserved bits set, or lies where there is no memory.
+    EptViolation, EptMisconfiguration
+        The hypervisor's EPT does not let its guest load PDPTEs from there.
 
     """
     vcpu.pdptes = _load_pdptrs(vcpu, registers)
@@ -136,6 +144,6 @@ def _load_pdptrs(vcpu: KvmVcpu, registers: Registers) -> Pdptes | None:
     if registers.mode is not Mode.PAE or (parameters.tdp_enabled and not parameters.ept_enabled):
         return None
     try:
-        return load_pdptes(GuestMemory(vcpu.kvm, vcpu.memslots), registers)
+        return load_pdptes(pdpte_memory(vcpu), registers)
     except LookupError as error:
         raise GeneralProtection(f"the PDPTEs are nowhere: {error}") from None

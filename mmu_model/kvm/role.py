@@ -3,7 +3,7 @@
 The positions of the fields are those of arch/x86/include/asm/kvm_host.h; they are the same in 6.1 and 6.12.
 """
 
-from typing import Any, Final, Self
+from typing import ClassVar, Final, Self
 
 from mmu_model.snapshot.role import ROLE_BITS
 
@@ -15,28 +15,44 @@ ACC_ALL: Final = ACC_EXEC_MASK | ACC_WRITE_MASK | ACC_USER_MASK
 _FIELDS: Final = {name: (shift, (1 << width) - 1) for name, shift, width in ROLE_BITS}
 
 
-def _field(name: str) -> Any:
-    shift, mask = _FIELDS[name]
-    return property(lambda role: int(role) >> shift & mask, doc=f"role.{name}")
-
-
 class PageRole(int):
-    """A role. It is its word: equal roles are equal integers."""
+    """A role. It is its word: equal roles are equal integers.
 
-    level: int = _field("level")
-    has_4_byte_gpte: int = _field("has_4_byte_gpte")
-    quadrant: int = _field("quadrant")
-    direct: int = _field("direct")
-    access: int = _field("access")
-    invalid: int = _field("invalid")
-    efer_nx: int = _field("efer_nx")
-    cr0_wp: int = _field("cr0_wp")
-    smep_andnot_wp: int = _field("smep_andnot_wp")
-    smap_andnot_wp: int = _field("smap_andnot_wp")
-    ad_disabled: int = _field("ad_disabled")
-    guest_mode: int = _field("guest_mode")
-    passthrough: int = _field("passthrough")
-    smm: int = _field("smm")
+    There are few roles and they are asked for their fields all the time: so each exists once, taken apart.
+    """
+
+    level: int
+    has_4_byte_gpte: int
+    quadrant: int
+    direct: int
+    access: int
+    invalid: int
+    efer_nx: int
+    cr0_wp: int
+    smep_andnot_wp: int
+    smap_andnot_wp: int
+    ad_disabled: int
+    guest_mode: int
+    passthrough: int
+    smm: int
+
+    _known: ClassVar[dict[int, Self]] = {}
+
+    def __new__(cls, word: int) -> Self:
+        """The role with that word."""
+        role = cls._known.get(word)
+        if role is None:
+            role = cls._known[word] = super().__new__(cls, word)
+            role.__dict__.update({name: word >> shift & mask for name, (shift, mask) in _FIELDS.items()})
+        return role
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """A role stays what it is: see :meth:`replace`."""
+        raise AttributeError(f"role.{name} cannot be set; replace() makes another role")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int]]:
+        """Copied, it is itself."""
+        return type(self), (int(self),)
 
     @classmethod
     def of(cls, **values: int) -> Self:

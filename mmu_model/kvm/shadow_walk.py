@@ -1,12 +1,17 @@
 """Walks of the tables that KVM made, from a vCPU's root down (mmu.c: kvm_shadow_walk_iterator)."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmu_model.hardware.types import Hpa
 from mmu_model.kvm.page import root_to_sp
+from mmu_model.kvm.requests import leave_guest_mode
+from mmu_model.kvm.split_spte import get_spte_lockless
 from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
+from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Kva, Sptep, shadow_index, va
-from mmu_model.kvm.vcpu import KvmVcpu
+from mmu_model.kvm.vcpu import KvmVcpu, VcpuMode
+from mmu_model.kvm.vm import Kvm
 
 
 def walk_start(vcpu: KvmVcpu, root: Hpa, address: int) -> tuple[int, int]:
@@ -46,9 +51,47 @@ def for_each_shadow_entry(
         level -= 1
 
 
-def last_spte(vcpu: KvmVcpu, address: int) -> int | None:
-    """The lowest spte there is for an address; None without any."""
-    sptep = None
-    for _, each in for_each_shadow_entry(vcpu, address):
-        sptep = each
-    return None if sptep is None else vcpu.kvm.host.read(sptep)
+def last_spte_lockless(vcpu: KvmVcpu, address: int) -> Steps[tuple[Sptep, int] | None]:
+    """Where the lowest spte for an address is and what it held; None without any (fast_pf_get_last_sptep).
+
+    mmu_lock need not be held, but what is read must not be freed: :func:`reading_shadow_page_tables`.
+    """
+    found = None
+    level, table = walk_start(vcpu, vcpu.mmu.root.hpa, address)
+    while level:
+        sptep = Sptep(Kva(va(Hpa(table)) + shadow_index(address, level) * 8))
+        spte = yield from get_spte_lockless(vcpu.kvm.host, sptep)
+        found = sptep, spte
+        if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+            break
+        yield "steps down"
+        table = spte & SPTE_BASE_ADDR_MASK
+        level -= 1
+    return found
+
+
+class NoShadowWalk:
+    """What is waited for before shadow pages are freed: the flush of all TLBs ends when no vCPU reads them."""
+
+    __slots__ = ("_kvm",)
+
+    def __init__(self, kvm: Kvm) -> None:
+        self._kvm = kvm
+
+    def ready(self) -> bool:
+        """No vCPU walks shadow pages without mmu_lock."""
+        return not any(vcpu.mode is VcpuMode.READING_SHADOW_PAGE_TABLES for vcpu in self._kvm.vcpus)
+
+    def __str__(self) -> str:
+        return "the end of walks through shadow pages"
+
+
+@contextmanager
+def reading_shadow_page_tables(vcpu: KvmVcpu) -> Iterator[None]:
+    """No shadow page is freed meanwhile: who wants to has to wait, as for a vCPU that runs its guest
+    (walk_shadow_page_lockless_begin, _end)."""
+    vcpu.mode = VcpuMode.READING_SHADOW_PAGE_TABLES
+    try:
+        yield
+    finally:
+        leave_guest_mode(vcpu)

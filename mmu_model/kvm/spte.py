@@ -130,6 +130,12 @@ class SpteMasks:
         saved = (spte & SHADOW_ACC_TRACK_SAVED_BITS_MASK) << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
         return (spte | saved) & ~self.acc_track
 
+    def restore_acc_track(self, spte: int) -> int:
+        """The spte before it was made to fault; but for W, which only a write that is logged gives back."""
+        saved = spte >> SHADOW_ACC_TRACK_SAVED_BITS_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS_MASK
+        kept = SHADOW_ACC_TRACK_SAVED_BITS_MASK << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
+        return spte & ~(self.acc_track | kept) | saved
+
 
 def paging_masks(maxphyaddr: int) -> SpteMasks:
     """Shadow paging and NPT (spte.c: kvm_mmu_reset_all_pte_masks).

@@ -21,6 +21,22 @@ class Wait(Protocol):
         """Whether the task may go on."""
 
 
+class Ordered(Protocol):
+    """Something that is held, and where it stands in the order in which such things are taken.
+
+    Attributes
+    ----------
+    name :
+        What messages call it.
+    order :
+        It is taken outside everything of a higher number; 0: it has no place in the order.
+
+    """
+
+    name: str
+    order: int
+
+
 Steps = Generator[Any, None, T]
 """Kernel code that yields a string or a :class:`Wait` at each place where another task may run."""
 
@@ -34,14 +50,17 @@ class Task:
         What schedules call it.
     atomic :
         How many spinlocks and RCU read-side sections it is in: it may not sleep unless there are none.
+    held :
+        The locks that it holds and the SRCU read-side sections that it is in, in the order of taking.
 
     """
 
-    __slots__ = ("atomic", "name")
+    __slots__ = ("atomic", "held", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.atomic = 0
+        self.held: list[Ordered] = []
 
     def __repr__(self) -> str:
         return self.name
@@ -65,6 +84,10 @@ class Spin:
 
 class SleepInAtomicContext(KvmBug):
     """A task that must not sleep would have to wait: what might_sleep() warns of."""
+
+
+class LeftWithLocks(KvmBug):
+    """A task is done, and holds something still: what lockdep_sys_exit() warns of."""
 
 
 class WouldWaitForEver(KvmBug):
@@ -94,6 +117,14 @@ def might_sleep(why: str) -> None:
     """Raises SleepInAtomicContext if the current task holds a spinlock or is in an RCU read-side section."""
     if current().atomic:
         raise SleepInAtomicContext(f"{current()} may have to sleep ({why}) and is in atomic context")
+
+
+def leave() -> None:
+    """The current task is done with the kernel; raises LeftWithLocks if it holds something still."""
+    task = current()
+    if task.held or task.atomic:
+        what = " and ".join(each.name for each in task.held) or "an RCU read-side section"
+        raise LeftWithLocks(f"{task} leaves the kernel and holds {what}")
 
 
 def finish(steps: Steps[T]) -> T:

@@ -16,12 +16,17 @@ from mmu_model.kvm.memslot import KvmMemslots
 from mmu_model.kvm.page import KvmMmuPage, is_tdp_mmu_page
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.rcu import Rcu
+from mmu_model.kvm.requests import flush_remote_tlbs, make_request
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.spte import SpteMasks
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 
 KVM_ADDRESS_SPACE_NUM: Final = 2
 """The memslots of a vCPU in SMM are others than those of the rest."""
+
+_SLOTS_LOCK, _SRCU, _MMU_LOCK, _INNERMOST = 1, 2, 3, 4
+"""The order in which locks are taken, the outermost first (Documentation/virt/kvm/locking.rst)."""
 
 KVM_MMU_HASH_SHIFT: Final = 12
 _GOLDEN_RATIO_64: Final = 0x61C8864680B583EB
@@ -54,6 +59,9 @@ class Parameters:
         How many of them KVM has to use; 0 if it may choose.
     nx_huge_pages :
         Whether large pages are never executable.
+    pml :
+        Whether the processor logs writes (pml=), where EPT has dirty flags. The model has that for the TDP
+        MMU.
 
     """
 
@@ -63,6 +71,12 @@ class Parameters:
     max_tdp_level: int = 4
     tdp_root_level: int = 0
     nx_huge_pages: bool = False
+    pml: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no module would be loaded with."""
+        if self.pml and not (self.tdp_mmu_enabled and self.tdp_format is TdpFormat.EPT):
+            raise ValueError("page-modification logging needs the TDP MMU, and EPT with dirty flags")
 
     @property
     def ept_enabled(self) -> bool:
@@ -90,6 +104,8 @@ class Kvm:
         With mmu_lock held for read, it protects the lists of the TDP MMU.
     mmu_unsync_pages_lock :
         With mmu_lock held for read, it protects the unsync state of shadow pages.
+    mn_invalidate_lock :
+        It protects `mn_active_invalidate_count`.
     rcu, srcu :
         Readers of the TDP MMU's tables; readers of the memslots.
     active_mmu_pages :
@@ -106,7 +122,9 @@ class Kvm:
     manual_dirty_log_protect :
         KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: getting the dirty log does not clear it.
     mmu_invalidate_seq, mmu_invalidate_in_progress :
-        How many changes of the host's mappings were over, and how many are under way.
+        How many changes of the host's mappings were over, and how many are under way in a memslot.
+    mn_active_invalidate_count :
+        How many are under way anywhere in the process: memslots do not change meanwhile.
 
     """
 
@@ -121,12 +139,15 @@ class Kvm:
         default_factory=lambda: [KvmMemslots(as_id) for as_id in range(KVM_ADDRESS_SPACE_NUM)]
     )
     vcpus: list[KvmVcpu] = field(default_factory=list)
-    mmu_lock: RwLock = field(default_factory=lambda: RwLock("mmu_lock"))
-    slots_lock: Mutex = field(default_factory=lambda: Mutex("slots_lock"))
-    tdp_mmu_pages_lock: SpinLock = field(default_factory=lambda: SpinLock("tdp_mmu_pages_lock"))
-    mmu_unsync_pages_lock: SpinLock = field(default_factory=lambda: SpinLock("mmu_unsync_pages_lock"))
+    mmu_lock: RwLock = field(default_factory=lambda: RwLock("mmu_lock", order=_MMU_LOCK))
+    slots_lock: Mutex = field(default_factory=lambda: Mutex("slots_lock", order=_SLOTS_LOCK))
+    mn_invalidate_lock: SpinLock = field(
+        default_factory=lambda: SpinLock("mn_invalidate_lock", order=_INNERMOST)
+    )
+    tdp_mmu_pages_lock: SpinLock = field(init=False)
+    mmu_unsync_pages_lock: SpinLock = field(init=False)
     rcu: Rcu = field(default_factory=lambda: Rcu("RCU"))
-    srcu: Rcu = field(default_factory=lambda: Rcu("SRCU of the memslots", sleepable=True))
+    srcu: Rcu = field(default_factory=lambda: Rcu("SRCU of the memslots", sleepable=True, order=_SRCU))
     active_mmu_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
     mmu_page_hash: dict[int, list[KvmMmuPage]] = field(default_factory=dict)
     mmu_valid_gen: int = 0
@@ -140,7 +161,13 @@ class Kvm:
     manual_dirty_log_protect: bool = False
     mmu_invalidate_seq: int = 0
     mmu_invalidate_in_progress: int = 0
+    mn_active_invalidate_count: int = 0
     stat: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Locks that are taken inside mmu_lock only."""
+        self.tdp_mmu_pages_lock = SpinLock("tdp_mmu_pages_lock", order=_INNERMOST, within=self.mmu_lock)
+        self.mmu_unsync_pages_lock = SpinLock("mmu_unsync_pages_lock", order=_INNERMOST, within=self.mmu_lock)
 
     def slots_for_role(self, role: PageRole) -> KvmMemslots:
         """The memslots that a page of this role was built from: `kvm_memslots_for_spte_role`."""
@@ -161,14 +188,13 @@ class Kvm:
         return (sp for sp in tuple(self.bucket(gfn)) if sp.gfn == gfn and not self.is_obsolete(sp))
 
     def flush_remote_tlbs(self) -> None:
-        """Every vCPU forgets all translations before it enters the guest again."""
-        self.stat["remote_tlb_flush"] += 1
-        self.make_all_cpus_request(Request.TLB_FLUSH)
+        """:func:`~mmu_model.kvm.requests.flush_remote_tlbs`; WouldWaitForEver if a vCPU runs meanwhile."""
+        finish(flush_remote_tlbs(self))
 
     def make_all_cpus_request(self, request: Request) -> None:
-        """`kvm_make_all_cpus_request`."""
+        """`kvm_make_all_cpus_request`; to wait is up to who makes it (`wait_for_kicked`)."""
         for vcpu in self.vcpus:
-            vcpu.requests.add(request)
+            make_request(vcpu, request)
 
 
 def page_table_hash(gfn: int) -> int:

@@ -13,6 +13,7 @@ from mmu_model.hardware.ept import (
     QUALIFICATION_PAGE,
     QUALIFICATION_PERMITTED_SHIFT,
 )
+from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.fault import (
     PFERR_FETCH_MASK,
     PFERR_GUEST_FINAL_MASK,
@@ -22,6 +23,8 @@ from mmu_model.kvm.fault import (
     PFERR_USER_MASK,
     PFERR_WRITE_MASK,
 )
+from mmu_model.kvm.guest_memory import mark_page_dirty
+from mmu_model.kvm.nested_vmx import nested_ept_ad_enabled
 from mmu_model.kvm.spte import VMX_EPT_RWX_MASK
 from mmu_model.kvm.types import PT64_ROOT_5LEVEL
 from mmu_model.kvm.vcpu import KvmVcpu
@@ -43,14 +46,23 @@ def construct_eptp(vcpu: KvmVcpu) -> int:
     """The EPTP for the loaded root.
 
     A nested guest runs without accessed and dirty flags unless its hypervisor enabled them in an EPT of its
-    own (construct_eptp); there is none here.
+    own (construct_eptp).
     """
     mmu = vcpu.mmu
     eptp = mmu.root.hpa | EPTP_WRITE_BACK
     eptp |= EPTP_WALK_LENGTH_5 if mmu.root_role.level == PT64_ROOT_5LEVEL else EPTP_WALK_LENGTH_4
-    if vcpu.kvm.masks.accessed and not vcpu.guest_mode:
+    if vcpu.kvm.masks.accessed and (not vcpu.guest_mode or nested_ept_ad_enabled(vcpu)):
         eptp |= EPTP_ACCESSED_DIRTY
     return eptp
+
+
+def vmx_flush_pml_buffer(vcpu: KvmVcpu) -> None:
+    """At every exit: what the processor logged is noted as dirty."""
+    if vcpu.pml is None:
+        return
+    for gpa in vcpu.pml.take():
+        gfn = Gfn(gpa >> PAGE_SHIFT)
+        mark_page_dirty(vcpu.memslots.find(gfn), gfn)
 
 
 def ept_violation_error_code(exit_qualification: int) -> int:
@@ -64,3 +76,10 @@ def ept_violation_error_code(exit_qualification: int) -> int:
         if exit_qualification & bits:
             error_code |= error
     return error_code
+
+
+def ept_misconfig_exit(vcpu: KvmVcpu) -> None:
+    """An EPT misconfiguration has no qualification, but one remembered may be KVM's only one
+    (handle_ept_misconfig)."""
+    if not vcpu.kvm.kernel.reflected_stage_is_the_last:
+        vcpu.exit_qualification = 0

@@ -1,5 +1,6 @@
 """All pages become unusable at once, and go behind the backs of the vCPUs (mmu.c: kvm_mmu_zap_all_fast)."""
 
+from mmu_model.kvm.requests import wait_for_kicked
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.vcpu import Request
 from mmu_model.kvm.vm import Kvm
@@ -19,6 +20,7 @@ def kvm_mmu_zap_all_fast(kvm: Kvm) -> Steps[None]:
             kvm.tdp.kvm_tdp_mmu_invalidate_all_roots(kvm)
         yield "requests that obsolete roots be let go of"
         kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
+        yield from wait_for_kicked(kvm)
         yield from kvm.shadow.kvm_zap_obsolete_pages(kvm)
     if kvm.parameters.tdp_mmu_enabled:
         yield from kvm.tdp.kvm_tdp_mmu_zap_invalidated_roots(kvm)

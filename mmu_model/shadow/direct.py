@@ -1,12 +1,18 @@
 """Guest-physical memory mapped by shadow pages: guests without paging, nested paging without the TDP MMU."""
 
 from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.fast_page_fault import fast_page_fault
 from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.faultin import is_page_fault_stale, kvm_faultin_pfn
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from mmu_model.kvm.page_track import page_fault_handle_page_track
 from mmu_model.kvm.role import ACC_ALL
-from mmu_model.kvm.shadow_walk import for_each_shadow_entry
+from mmu_model.kvm.shadow_walk import (
+    for_each_shadow_entry,
+    last_spte_lockless,
+    reading_shadow_page_tables,
+)
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_2M, Sptep, gfn_round_for_level
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.shadow.nx import account_nx_huge_page
@@ -25,6 +31,10 @@ def direct_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     """A fault at a guest-physical address."""
     if page_fault_handle_page_track(fault):
         return RetPf.WRITE_PROTECTED
+    reading = reading_shadow_page_tables(vcpu)
+    result = finish(fast_page_fault(vcpu, fault, reading, lambda: last_spte_lockless(vcpu, fault.addr)))
+    if result is not RetPf.INVALID:
+        return result
     result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RetPf.CONTINUE:
         return result

@@ -1,20 +1,18 @@
 """A fault of a guest whose tables are shadowed (paging_tmpl.h: page_fault, fetch)."""
 
-from mmu_model.hardware.access import Access, Kind, access
-from mmu_model.hardware.faults import PageFault
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fault import PFERR_PRESENT_MASK, PFERR_RSVD_MASK, KvmPageFault, RetPf
+from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.faultin import is_page_fault_stale, kvm_faultin_pfn
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.guest_walk import GuestWalker, walk_addr
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
+from mmu_model.kvm.inject import WALK_FAULTS, kvm_inject_emulated_page_fault
 from mmu_model.kvm.page import root_to_sp, sptep_to_sp
 from mmu_model.kvm.page_track import page_fault_handle_page_track
 from mmu_model.kvm.role import ACC_EXEC_MASK, ACC_USER_MASK, ACC_WRITE_MASK
 from mmu_model.kvm.shadow_walk import for_each_shadow_entry
 from mmu_model.kvm.types import Sptep, gfn_round_for_level
 from mmu_model.kvm.vcpu import KvmVcpu, Request
-from mmu_model.shadow.invlpg import kvm_mmu_invalidate_addr
 from mmu_model.shadow.nx import account_nx_huge_page
 from mmu_model.shadow.pages import kvm_mmu_get_child_sp, link_shadow_page, validate_direct_spte
 from mmu_model.shadow.recycle import make_mmu_pages_available
@@ -27,9 +25,9 @@ def paging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     """Translate as the guest does; then either the guest gets a fault, or KVM makes the spte."""
     mmu, memory = vcpu.mmu, GuestMemory(vcpu.kvm, vcpu.memslots)
     try:
-        walker = walk_addr(memory, mmu.guest_paging, requested_access(fault), fault.addr)
-    except PageFault as reflected:
-        _inject(vcpu, reflected)
+        walker = walk_addr(memory, mmu.guest_paging, mmu.access_of(fault.error_code), fault.addr)
+    except WALK_FAULTS as reflected:
+        vcpu.exception = kvm_inject_emulated_page_fault(vcpu, mmu, reflected, from_hardware=True)
         return RetPf.RETRY
     fault.gfn = walker.gfn
     fault.max_level = walker.level
@@ -46,20 +44,6 @@ def paging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         if is_page_fault_stale(vcpu, fault):
             return RetPf.RETRY
         return fetch(vcpu, fault, walker)
-
-
-def _inject(vcpu: KvmVcpu, reflected: PageFault) -> None:
-    """The guest gets a fault; as on a processor, the translation that denied the access is forgotten
-    (x86.c: kvm_inject_emulated_page_fault)."""
-    vcpu.exception = reflected
-    if reflected.error_code & (PFERR_PRESENT_MASK | PFERR_RSVD_MASK) == PFERR_PRESENT_MASK:
-        kvm_mmu_invalidate_addr(vcpu, reflected.cr2, vcpu.mmu.root)
-
-
-def requested_access(fault: KvmPageFault) -> Access:
-    """The access that faulted, from the error code."""
-    kind = Kind.WRITE if fault.write else Kind.FETCH if fault.exec else Kind.READ
-    return access(kind, user=fault.user)
 
 
 def effective_access(vcpu: KvmVcpu, fault: KvmPageFault, pte_access: int) -> int:

@@ -3,7 +3,7 @@
 from mmu_model.hardware.paging import Step
 from mmu_model.hardware.types import PAGE_SHIFT, Gfn
 from mmu_model.kvm.guest_memory import GuestMemory
-from mmu_model.kvm.guest_walk import clean_gpte_access, gpte_access
+from mmu_model.kvm.guest_walk import clean_gpte_access, gpte_access, is_malformed
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.types import SPTE_LEVEL_BITS
 from mmu_model.kvm.vcpu import KvmVcpu
@@ -13,7 +13,8 @@ class Gptes:
     """The gptes behind the sptes of a level-1 page, for a vCPU in the mode that the page is for."""
 
     def __init__(self, vcpu: KvmVcpu, sp: KvmMmuPage) -> None:
-        step = vcpu.mmu.guest_paging.steps[-1]
+        self._paging = vcpu.mmu.guest_paging
+        step = self._paging.steps[-1]
         self._memory = GuestMemory(vcpu.kvm, vcpu.memslots)
         self._size = step.entry_size
         self._step: Step = step
@@ -30,7 +31,7 @@ class Gptes:
         step = self._step
         if not gpte & step.present or (step.accessed and not gpte & step.accessed):
             return True
-        return bool(gpte & step.page.reserved)
+        return is_malformed(step.page, gpte)
 
     def gfn(self, gpte: int) -> Gfn:
         """The frame that it maps."""
@@ -38,4 +39,4 @@ class Gptes:
 
     def access(self, gpte: int) -> int:
         """ACC_* bits that it grants together with the levels above; no W while it is clean."""
-        return self._access & gpte_access(gpte) & clean_gpte_access(gpte)
+        return self._access & gpte_access(self._paging, gpte) & clean_gpte_access(self._step, gpte)

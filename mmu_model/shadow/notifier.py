@@ -1,7 +1,11 @@
-"""The host changes the mapping of the guest's memory: the part of the shadow MMU (mmu.c: kvm_unmap_gfn_range)."""
+"""The host changes, or asks about, the mapping of the guest's memory: the part of the shadow MMU (mmu.c)."""
+
+from collections.abc import Iterator
 
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.rmap import RmapHead, pte_list
+from mmu_model.kvm.spte import is_writable_pte, spte_ad_enabled, spte_to_pfn
 from mmu_model.kvm.types import KVM_MAX_HUGEPAGE_LEVEL, PG_LEVEL_4K, gfn_round_for_level, pages_per_hpage
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.sptes import zap_all_rmap_sptes
@@ -11,7 +15,32 @@ def kvm_unmap_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> 
     """No spte maps these frames any more; whether the TLBs are to be flushed."""
     kvm.mmu_lock.assert_held_write()
     flush = False
+    for head in _heads(slot, start, end):
+        flush |= zap_all_rmap_sptes(kvm, head)
+    return flush
+
+
+def kvm_rmap_age_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn, *, test_only: bool) -> bool:
+    """Whether frames were used since they were last made old; unless that is all, make them old."""
+    kvm.mmu_lock.assert_held_write()
+    masks, host = kvm.masks, kvm.host
+    young = [
+        sptep
+        for head in _heads(slot, start, end)
+        for sptep in pte_list(host, head)
+        if masks.is_accessed(host.read(sptep))
+    ]
+    if not test_only:
+        for sptep in young:
+            spte = host.read(sptep)
+            if not spte_ad_enabled(spte) and is_writable_pte(spte):
+                host.dirty.add(spte_to_pfn(spte))
+            host.write(sptep, masks.mark_for_access_track(spte))
+    return bool(young)
+
+
+def _heads(slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Iterator[RmapHead]:
+    """The lists of the sptes that map these frames, by level."""
     for level in range(PG_LEVEL_4K, KVM_MAX_HUGEPAGE_LEVEL + 1):
         for gfn in range(gfn_round_for_level(start, level), end, pages_per_hpage(level)):
-            flush |= zap_all_rmap_sptes(kvm, slot.gfn_to_rmap(gfn, level))
-    return flush
+            yield slot.gfn_to_rmap(gfn, level)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from mmu_model.kvm.shadow_walk import NoShadowWalk
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.zap import InvalidList, kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
@@ -24,4 +25,6 @@ def kvm_zap_obsolete_pages(kvm: Kvm) -> Steps[None]:
             continue
         yield "zaps an obsolete page"
         batch += kvm_mmu_prepare_zap_page(kvm, oldest, invalid_list)
+    if invalid_list:
+        yield NoShadowWalk(kvm)
     kvm_mmu_commit_zap_page(kvm, invalid_list)

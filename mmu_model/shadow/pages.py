@@ -9,7 +9,7 @@ from mmu_model.kvm.types import PG_LEVEL_4K, SPTE_ENT_PER_PAGE, Sptep, spte_inde
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.accounting import account_shadowed
-from mmu_model.shadow.sptes import drop_parent_pte
+from mmu_model.shadow.sptes import drop_parent_pte, mmu_spte_set
 from mmu_model.shadow.sync import SYNC_FAILED, kvm_sync_page
 from mmu_model.shadow.unsync import mark_unsync
 from mmu_model.shadow.zap import (
@@ -90,7 +90,7 @@ def link_shadow_page(kvm: Kvm, sptep: Sptep, child: KvmMmuPage) -> None:
         mmu_page_zap_pte(kvm, sptep_to_sp(host, sptep), sptep, invalid_list)
         remote_flush_or_zap(kvm, invalid_list, flush=True)
     spte = make_nonleaf_spte(kvm.masks, child.hpa, ad_disabled=bool(child.role.ad_disabled))
-    host.write(sptep, spte)
+    mmu_spte_set(kvm, sptep, spte)
     pte_list_add(host, child.parent_ptes, sptep)
     if child.unsync or child.unsync_children:
         mark_unsync(kvm, sptep)

@@ -17,7 +17,7 @@ from mmu_model.kvm.types import PG_LEVEL_4K, Sptep, spte_index
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.gptes import Gptes
-from mmu_model.shadow.sptes import drop_parent_pte, drop_spte, mmu_spte_update, rmap_add
+from mmu_model.shadow.sptes import drop_parent_pte, drop_spte, mmu_spte_set, mmu_spte_update, rmap_add
 
 PTE_PREFETCH_NUM = 8
 
@@ -41,7 +41,7 @@ def mmu_set_spte(
     if pfn is None or fault.slot is None:
         _make_room(kvm, sptep, None)
         spte = make_mmio_spte(kvm.masks, vcpu.memslots.generation, gfn, access)
-        kvm.host.write(sptep, spte)
+        mmu_spte_set(kvm, sptep, spte)
         return RetPf.EMULATE
     result, wrprot = _set(
         kvm, fault.slot, sptep, access, gfn, pfn, prefetch=fault.prefetch, host_writable=fault.map_writable

@@ -9,19 +9,33 @@ from mmu_model.kvm.page import (
     sptep_to_sp,
 )
 from mmu_model.kvm.rmap import RmapHead, pte_list, pte_list_add, pte_list_clear, pte_list_remove
+from mmu_model.kvm.split_spte import set_spte, update_clear_spte
 from mmu_model.kvm.spte import PT_WRITABLE_MASK, is_shadow_present_pte, is_writable_pte
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import Sptep, spte_index
 from mmu_model.kvm.vm import Kvm
 
 RMAP_RECYCLE_THRESHOLD = 1000
 
 
+def mmu_spte_set(kvm: Kvm, sptep: Sptep, spte: int) -> None:
+    """Make an spte that is not present."""
+    if kvm.host.x86_64:
+        kvm.host.write(sptep, spte)
+    else:
+        finish(set_spte(kvm.host, sptep, spte))
+
+
 def mmu_spte_update(kvm: Kvm, sptep: Sptep, new_spte: int) -> bool:
     """Change an spte that goes on mapping the same frame; whether TLBs must be flushed for it."""
     masks, old_spte = kvm.masks, kvm.host.read(sptep)
-    kvm.host.write(sptep, new_spte)
     if not is_shadow_present_pte(old_spte):
+        mmu_spte_set(kvm, sptep, new_spte)
         return False
+    if kvm.host.x86_64:
+        kvm.host.write(sptep, new_spte)
+    else:
+        finish(update_clear_spte(kvm.host, sptep, new_spte))
     flush = masks.is_mmu_writable(old_spte) and not is_writable_pte(new_spte)
     flush |= masks.is_accessed(old_spte) and not masks.is_accessed(new_spte)
     flush |= masks.is_dirty(old_spte) and not masks.is_dirty(new_spte)
@@ -30,7 +44,11 @@ def mmu_spte_update(kvm: Kvm, sptep: Sptep, new_spte: int) -> bool:
 
 def clear_spte(kvm: Kvm, sptep: Sptep) -> None:
     """Make an spte as if it had never been used; what pointed back at it is the caller's business."""
-    kvm.host.write(sptep, kvm.kernel.shadow_nonpresent_value)
+    unused = kvm.kernel.shadow_nonpresent_value
+    if kvm.host.x86_64:
+        kvm.host.write(sptep, unused)
+    else:
+        finish(update_clear_spte(kvm.host, sptep, unused))
 
 
 def drop_spte(kvm: Kvm, sptep: Sptep) -> None:

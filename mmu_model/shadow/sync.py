@@ -15,7 +15,7 @@ from mmu_model.kvm.types import PT64_ROOT_4LEVEL, Kva, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.shadow.accounting import write_protect_gfn
 from mmu_model.shadow.gptes import Gptes
-from mmu_model.shadow.sptes import clear_spte, drop_spte, mmu_spte_update
+from mmu_model.shadow.sptes import clear_spte, drop_spte, mmu_spte_set, mmu_spte_update
 from mmu_model.shadow.unsync import clear_parents, mmu_unsync_walk, unlink_unsync_page
 from mmu_model.shadow.zap import InvalidList, kvm_mmu_prepare_zap_page, remote_flush_or_zap
 
@@ -108,13 +108,14 @@ def sync_spte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
     gfn, access, spte = gptes.gfn(gpte), gptes.access(gpte), kvm.host.read(sptep)
     if kvm.masks.is_mmio(spte):
         if get_mmio_spte_gfn(spte) == gfn:
-            kvm.host.write(sptep, make_mmio_spte(kvm.masks, vcpu.memslots.generation, gfn, access))
+            mmu_spte_set(kvm, sptep, make_mmio_spte(kvm.masks, vcpu.memslots.generation, gfn, access))
         else:
             clear_spte(kvm, sptep)
         return 0
     if not is_shadow_present_pte(spte):
         return 0
-    if gfn != kvm_mmu_page_get_gfn(sp, index):
+    grants_nothing = access | kvm.masks.present == kvm.kernel.shadow_nonpresent_value  # EPT: not even to read
+    if grants_nothing or gfn != kvm_mmu_page_get_gfn(sp, index):
         drop_spte(kvm, sptep)
         return 1
     if kvm.kernel.sync_skips_equal_access and kvm_mmu_page_get_access(sp, index) == access:

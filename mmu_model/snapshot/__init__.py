@@ -8,7 +8,7 @@ from .canonical import canonical
 from .difference import differences
 from .recording import SCHEMA, Recording, RecordingError, StepResult, read_recording, write_recording
 from .role import Role
-from .spte import Kind, Spte
+from .spte import Kind, Spte, SpteFormat
 from .state import (
     Address,
     Entry,
@@ -49,6 +49,7 @@ __all__ = [
     "Snapshot",
     "Spte",
     "SpteAt",
+    "SpteFormat",
     "StepResult",
     "Vcpu",
     "Word",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from .spte import Kind, Spte
+from .spte import Kind
 from .state import (
     Entry,
     LoadedRoot,
@@ -114,11 +114,11 @@ class _Renaming:
             spt=self.frames.name(page.spt),
             parent_ptes=None if page.parent_ptes is None else self._places(page.parent_ptes),
             ptep=None if page.ptep is None else self._places([page.ptep])[0],
-            entries=tuple(self._entry(entry, page.role.level) for entry in page.entries),
+            entries=tuple(self._entry(page, entry) for entry in page.entries),
         )
 
-    def _entry(self, entry: Entry, level: int) -> Entry:
-        spte = Spte(entry.raw, level)
+    def _entry(self, page: ShadowPage, entry: Entry) -> Entry:
+        spte = page.spte(entry)
         if spte.kind not in (Kind.LEAF, Kind.TABLE):
             return entry
         return replace(entry, raw=Word(spte.with_pfn(self.frames.name(spte.pfn)).raw))

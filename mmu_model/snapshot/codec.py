@@ -80,9 +80,12 @@ def _item(hint: Any, index: int) -> Any:
 
 def _hex(data: Any, path: str) -> int:
     try:
-        return int(data.split()[0], 16)
+        value = int(data.split()[0], 16)
     except (AttributeError, IndexError, ValueError):
         raise CodecError(f'{path}: {data!r} is no "0x..." number') from None
+    if not 0 <= value < 1 << 64:
+        raise CodecError(f"{path}: {data[:40]!r} does not fit in 64 bits")
+    return value
 
 
 def _tuple(data: Any, hint: Any, path: str) -> tuple[Any, ...]:

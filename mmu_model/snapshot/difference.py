@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
-from .role import Role
-from .spte import Spte
 from .state import Entry, PageId, ShadowPage, Snapshot
 
 ELSEWHERE = ("name", "kernel", "mmu", "pages")  # what is being compared, and what _page compares
@@ -65,14 +63,14 @@ def _entries(where: str, one: ShadowPage, two: ShadowPage) -> Iterator[str]:
     for index in sorted({*first, *second}):
         left, right = first.get(index), second.get(index)
         if left != right:
-            yield f"{where} spt[{index}]: {_entry(left, one.role)} / {_entry(right, two.role)}"
+            yield f"{where} spt[{index}]: {_entry(left, one)} / {_entry(right, two)}"
 
 
-def _entry(entry: Entry | None, role: Role) -> str:
+def _entry(entry: Entry | None, page: ShadowPage) -> str:
     if entry is None:
         return "empty"
     translation = entry.shadowed_translation
-    return str(Spte(entry.raw, role.level)) + ("" if translation is None else f" = {translation:#x}")
+    return str(page.spte(entry)) + ("" if translation is None else f" = {translation:#x}")
 
 
 def _title(page: ShadowPage) -> str:

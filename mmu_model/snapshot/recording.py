@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .codec import CodecError, decode, encode
-from .spte import Spte
+from .spte import Spte, SpteFormat
 from .state import Address, Snapshot, Word
 
 SCHEMA = 1
+GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file (RFC 1952, section 2.3.1)
 
 
 class RecordingError(ValueError):
@@ -64,7 +65,7 @@ def from_json(text: str, where: str) -> Recording:
     """The recording ``text`` spells; ``where`` names it in errors. Raises RecordingError."""
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordingError(f"{where}: error: not a recording: {error}; record it again") from None
     if not isinstance(body, dict) or not isinstance(body.get("schema"), int):
         raise RecordingError(f"{where}: error: not a recording (no schema number)")
@@ -81,6 +82,7 @@ def from_json(text: str, where: str) -> Recording:
             for page in snapshot["pages"]:
                 page["entries"] = [_entry_from_json(index, line) for index, line in page["entries"].items()]
         recording: Recording = decode(body, Recording, "recording")
+        _each_page_once(recording)
     except (CodecError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise RecordingError(f"{where}: error: {error}; record it again") from None
     return recording
@@ -99,15 +101,22 @@ def write_recording(path: Path, recording: Recording, *, compress: bool = True) 
 
 
 def read_recording(path: Path) -> Recording:
-    """Reads and checks a recording. Raises RecordingError, also where the file cannot be read."""
+    """Reads and checks a recording, gzipped or not. Raises RecordingError, also where it cannot be read."""
     try:
-        text = gzip.decompress(path.read_bytes()).decode()
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if data.startswith(GZIP) else data).decode()
     except OSError as error:
-        reason = error.strerror or "not gzipped"
+        reason = error.strerror or error
         raise RecordingError(f"{path}: error: cannot read the recording: {reason}") from None
     except (EOFError, zlib.error, UnicodeDecodeError):
         raise RecordingError(f"{path}: error: the recording is cut off or damaged; record it again") from None
     return from_json(text, str(path))
+
+
+def _each_page_once(recording: Recording) -> None:
+    for snapshot in recording.snapshots:
+        if len(snapshot.by_id()) != len(snapshot.pages):
+            raise CodecError(f"snapshot {snapshot.name!r}: two pages have the same id")
 
 
 def _digest(body: dict[str, Any]) -> str:
@@ -117,8 +126,9 @@ def _digest(body: dict[str, Any]) -> str:
 def _entry_to_json(entry: dict[str, Any], page: dict[str, Any]) -> str:
     """``0x... leaf pfn ...``: the word, for people what it says, and that of shadowed_translation."""
     level = int(page["role_word"].split()[0], 16) & 15
+    layout = SpteFormat(page.get("spte_format", SpteFormat.PAGING))
     translation = entry.get("shadowed_translation")
-    return str(Spte(int(entry["raw"], 16), level)) + (f" = {translation}" if translation else "")
+    return str(Spte(int(entry["raw"], 16), level, layout)) + (f" = {translation}" if translation else "")
 
 
 def _entry_from_json(index: str, line: str) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What the 64 bits of a shadow page table entry say (arch/x86/kvm/mmu/spte.h).
 
-The layout is the one KVM uses for nested page tables of AMD and for shadow paging; EPT's is another.
+A VM has sptes of one layout only: that of EPT where guests run over it, else that of paging, which nested page
+tables of AMD and shadow paging have.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 PRESENT, WRITABLE, USER = 1 << 0, 1 << 1, 1 << 2
@@ -22,7 +23,69 @@ MMIO_GEN_HIGH, MMIO_GEN_HIGH_SHIFT = 0x7FF << 52, 52 - 8  # generation bits 8 to
 MMIO_ACCESS = WRITABLE | USER
 FROZEN = 0x5A0  # REMOVED_SPTE of 6.1; FROZEN_SPTE of 6.12 has bit 63 as well
 
+EPT_READABLE, EPT_EXECUTABLE = 1 << 0, 1 << 2
+EPT_ACCESSED, EPT_DIRTY = 1 << 8, 1 << 9
+EPT_HOST_WRITABLE = 1 << 57  # EPT_SPTE_HOST_WRITABLE
+EPT_MMU_WRITABLE = 1 << 58  # EPT_SPTE_MMU_WRITABLE
+EPT_MISCONFIG_WX = 6  # VMX_EPT_MISCONFIG_WX_VALUE: written and executed, but not read
+
 EMPTY_WORDS = (0, NX)  # 6.1, and SHADOW_NONPRESENT_VALUE since 6.10
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the bits are that differ: masks. ``user`` is what ``role.access`` calls that; with EPT it is the
+    right to read. Execution is granted where of ``execution`` exactly the bits of ``executable`` are set.
+    """
+
+    readable: int
+    user: int
+    execution: int
+    executable: int
+    accessed: int
+    dirty: int
+    host_writable: int
+    mmu_writable: int
+    mmio_mask: int
+    mmio_value: int
+    mmio_access: int
+
+
+class SpteFormat(Enum):
+    """A layout, by name."""
+
+    PAGING = "paging"
+    EPT = "ept"
+
+
+LAYOUTS = {
+    SpteFormat.PAGING: Layout(
+        readable=PRESENT,
+        user=USER,
+        execution=NX,
+        executable=0,
+        accessed=ACCESSED,
+        dirty=DIRTY,
+        host_writable=HOST_WRITABLE,
+        mmu_writable=MMU_WRITABLE,
+        mmio_mask=MMIO_VALUE,
+        mmio_value=MMIO_VALUE,
+        mmio_access=MMIO_ACCESS,
+    ),
+    SpteFormat.EPT: Layout(
+        readable=EPT_READABLE,
+        user=EPT_READABLE,
+        execution=EPT_EXECUTABLE,
+        executable=EPT_EXECUTABLE,
+        accessed=EPT_ACCESSED,
+        dirty=EPT_DIRTY,
+        host_writable=EPT_HOST_WRITABLE,
+        mmu_writable=EPT_MMU_WRITABLE,
+        mmio_mask=EPT_READABLE | WRITABLE | EPT_EXECUTABLE,
+        mmio_value=EPT_MISCONFIG_WX,
+        mmio_access=0,
+    ),
+}
 
 
 class Kind(Enum):
@@ -42,6 +105,12 @@ class Spte:
 
     raw: int
     level: int
+    format: SpteFormat = SpteFormat.PAGING
+
+    @property
+    def layout(self) -> Layout:
+        """Where the bits are."""
+        return LAYOUTS[self.format]
 
     @property
     def kind(self) -> Kind:
@@ -52,7 +121,7 @@ class Spte:
             return Kind.EMPTY
         if self.raw & ~NX == FROZEN:
             return Kind.FROZEN
-        if self.raw & MMIO_VALUE == MMIO_VALUE:
+        if self.raw & self.layout.mmio_mask == self.layout.mmio_value:
             return Kind.MMIO
         return Kind.OTHER
 
@@ -79,34 +148,39 @@ class Spte:
         return bool(self.raw & WRITABLE)
 
     @property
+    def readable(self) -> bool:
+        """The processor may read through it."""
+        return bool(self.raw & self.layout.readable)
+
+    @property
     def user(self) -> bool:
-        """User mode may use it (for nested page tables: anybody may)."""
-        return bool(self.raw & USER)
+        """User mode may use it (for nested page tables: anybody may; for EPT: it may be read)."""
+        return bool(self.raw & self.layout.user)
 
     @property
     def executable(self) -> bool:
         """The processor may fetch through it."""
-        return not self.raw & NX
+        return self.raw & self.layout.execution == self.layout.executable
 
     @property
     def accessed(self) -> bool:
-        """Bit 5."""
-        return bool(self.raw & ACCESSED)
+        """The processor's accessed flag, bit 5 or, with EPT, 8; it means nothing where ``ad_type`` is 1."""
+        return bool(self.raw & self.layout.accessed)
 
     @property
     def dirty(self) -> bool:
-        """Bit 6."""
-        return bool(self.raw & DIRTY)
+        """The processor's dirty flag, bit 6 or, with EPT, 9; it means nothing where ``ad_type`` is 1."""
+        return bool(self.raw & self.layout.dirty)
 
     @property
     def host_writable(self) -> bool:
         """The host's own mapping lets KVM write the page."""
-        return bool(self.raw & HOST_WRITABLE)
+        return bool(self.raw & self.layout.host_writable)
 
     @property
     def mmu_writable(self) -> bool:
         """No shadowed guest table forbids writing: the fast page fault may restore W."""
-        return bool(self.raw & MMU_WRITABLE)
+        return bool(self.raw & self.layout.mmu_writable)
 
     @property
     def ad_type(self) -> int:
@@ -115,7 +189,7 @@ class Spte:
 
     def with_pfn(self, pfn: int) -> Spte:
         """The same entry pointing elsewhere."""
-        return Spte(self.raw & ~FRAME | pfn << 12, self.level)
+        return replace(self, raw=self.raw & ~FRAME | pfn << 12)
 
     def __str__(self) -> str:
         """One line: ``0x8000000000107967 leaf pfn 0x107 rw-u AD host mmu``."""
@@ -123,15 +197,16 @@ class Spte:
 
     def _details(self) -> str:
         if self.kind is Kind.MMIO:
-            access = _letters(("w", self.writable), ("u", self.user))
-            return f" gfn {self.mmio_gfn:#x} {access} generation {self.mmio_generation}"
+            keeps = self.layout.mmio_access
+            access = _letters(("w", self.writable), ("u", self.user)) + " " if keeps else ""
+            return f" gfn {self.mmio_gfn:#x} {access}generation {self.mmio_generation}"
         if self.kind not in (Kind.LEAF, Kind.TABLE):
             return ""
         access = _letters(
-            ("r", bool(self.raw & PRESENT)),
+            ("r", self.readable),
             ("w", self.writable),
             ("x", self.executable),
-            ("u", self.user),
+            *([("u", self.user)] if self.format is SpteFormat.PAGING else []),
         )
         used = _letters(("A", self.accessed), ("D", self.dirty))
         where = f" pfn {self.pfn:#x} {access} {used}"

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import NewType
 
 from .role import Role, RoleWord
-from .spte import Spte
+from .spte import Spte, SpteFormat
 
 Word = NewType("Word", int)  # 64 bits whose value is a bit pattern
 Address = NewType("Address", int)  # guest-virtual or guest-physical, in bytes
@@ -51,6 +51,7 @@ class ShadowPage:
     ``listed`` says where the page was found: ``active`` (kvm.arch.active_mmu_pages), ``roots``
     (tdp_mmu_roots), ``table`` (through a TDP page's entry) or ``vcpu`` (on no list, but still loaded).
     ``entries`` holds every entry that is not empty, by index. ``unsync_child_bitmap`` lists the bits set.
+    ``spte_format`` is the layout of the entries; None: that of paging.
     """
 
     id: PageId
@@ -73,6 +74,7 @@ class ShadowPage:
     ptep: SpteAt | None
     write_flooding_count: int
     entries: tuple[Entry, ...]
+    spte_format: SpteFormat | None = None
 
     @property
     def role(self) -> Role:
@@ -81,7 +83,11 @@ class ShadowPage:
 
     def sptes(self) -> dict[int, Spte]:
         """The entries decoded, by index."""
-        return {entry.index: Spte(entry.raw, self.role.level) for entry in self.entries}
+        return {entry.index: self.spte(entry) for entry in self.entries}
+
+    def spte(self, entry: Entry) -> Spte:
+        """One of its entries decoded."""
+        return Spte(entry.raw, self.role.level, self.spte_format or SpteFormat.PAGING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,14 @@ from mmu_model.kvm.task import finish
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.tdp import map as faults
 from mmu_model.tdp.huge_pages import kvm_tdp_mmu_try_split_huge_pages, kvm_tdp_mmu_zap_collapsible_sptes
-from mmu_model.tdp.notifier import kvm_tdp_mmu_unmap_gfn_range
+from mmu_model.tdp.notifier import (
+    kvm_tdp_mmu_age_gfn_range,
+    kvm_tdp_mmu_test_age_gfn,
+    kvm_tdp_mmu_unmap_gfn_range,
+)
 from mmu_model.tdp.protect import (
     kvm_tdp_mmu_clear_dirty_pt_masked,
+    kvm_tdp_mmu_clear_dirty_slot,
     kvm_tdp_mmu_write_protect_gfn,
     kvm_tdp_mmu_wrprot_slot,
 )
@@ -15,11 +20,14 @@ from mmu_model.tdp.root import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
 from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
 
 __all__ = [
+    "kvm_tdp_mmu_age_gfn_range",
     "kvm_tdp_mmu_alloc_root",
     "kvm_tdp_mmu_clear_dirty_pt_masked",
+    "kvm_tdp_mmu_clear_dirty_slot",
     "kvm_tdp_mmu_invalidate_all_roots",
     "kvm_tdp_mmu_page_fault",
     "kvm_tdp_mmu_put_root",
+    "kvm_tdp_mmu_test_age_gfn",
     "kvm_tdp_mmu_try_split_huge_pages",
     "kvm_tdp_mmu_unmap_gfn_range",
     "kvm_tdp_mmu_write_protect_gfn",

@@ -2,6 +2,7 @@
 
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import (
@@ -147,7 +148,7 @@ def tdp_mmu_iter_cond_resched(kvm: Kvm, place: TdpIter, *, flush: bool = False) 
     if not kvm.mmu_lock.is_contended() or not place.has_made_progress():
         return False
     if flush:
-        kvm.flush_remote_tlbs()
+        yield from flush_remote_tlbs(kvm)
     kvm.rcu.unlock()
     yield from kvm.mmu_lock.cond_resched()
     kvm.rcu.lock()

@@ -1,12 +1,14 @@
 """A fault under nested paging, answered by the TDP MMU (tdp_mmu.c: kvm_tdp_mmu_map)."""
 
 from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.fast_page_fault import fast_page_fault
 from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.faultin import faultin_pfn, is_page_fault_stale
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from mmu_model.kvm.make_spte import make_spte
 from mmu_model.kvm.page import KvmMmuPage, root_to_sp, sptep_to_sp
 from mmu_model.kvm.page_track import page_fault_handle_page_track
+from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.role import ACC_ALL, child_level
 from mmu_model.kvm.spte import (
     is_large_pte,
@@ -16,11 +18,10 @@ from mmu_model.kvm.spte import (
     make_nonleaf_spte,
 )
 from mmu_model.kvm.task import Steps
-from mmu_model.kvm.types import SPTE_ENT_PER_PAGE
+from mmu_model.kvm.types import SPTE_ENT_PER_PAGE, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.changed import PAGES_STAT, tdp_mmu_set_spte_atomic
-from mmu_model.tdp.fast_page_fault import fast_page_fault, page_fault_can_be_fast
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import tdp_mmu_alloc_sp
 from mmu_model.tdp.split import split_into
@@ -30,10 +31,9 @@ def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """A fault at a guest-physical address. Many vCPUs may be here at once: mmu_lock is held for read."""
     if page_fault_handle_page_track(fault):
         return RetPf.WRITE_PROTECTED
-    if page_fault_can_be_fast(vcpu, fault):
-        result = yield from fast_page_fault(vcpu, fault)
-        if result is not RetPf.INVALID:
-            return result
+    result = yield from fast_page_fault(vcpu, fault, vcpu.kvm.rcu.read, lambda: _last_spte(vcpu, fault))
+    if result is not RetPf.INVALID:
+        return result
     result = yield from faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RetPf.CONTINUE:
         return result
@@ -43,6 +43,17 @@ def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
         if is_page_fault_stale(vcpu, fault):
             return RetPf.RETRY
         return (yield from kvm_tdp_mmu_map(vcpu, fault))
+
+
+def _last_spte(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[tuple[Sptep, int] | None]:
+    """The lowest spte for the frame, and what it held (kvm_tdp_mmu_fast_pf_get_last_sptep)."""
+    root = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
+    if root is None:
+        return None
+    place = TdpIter(vcpu.kvm, root, fault.gfn)
+    while place.try_step_down():
+        yield "steps down"
+    return place.sptep, place.old_spte
 
 
 def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
@@ -105,7 +116,7 @@ def tdp_mmu_zap_spte_atomic(kvm: Kvm, place: TdpIter) -> Steps[bool]:
     """
     if not (yield from tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte)):
         return False
-    kvm.flush_remote_tlbs()
+    yield from flush_remote_tlbs(kvm)
     place.old_spte = kvm.kernel.shadow_nonpresent_value
     yield "thaws an spte"
     kvm.host.write(place.sptep, place.old_spte)
@@ -151,7 +162,7 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ste
     elif not (yield from tdp_mmu_set_spte_atomic(kvm, place, new_spte)):
         return RetPf.RETRY
     elif is_shadow_present_pte(old_spte) and not is_last_spte(old_spte, place.level):
-        kvm.flush_remote_tlbs()
+        yield from flush_remote_tlbs(kvm)
     if wrprot and fault.write:
         return RetPf.WRITE_PROTECTED
     return RetPf.EMULATE if kvm.masks.is_mmio(new_spte) else result

@@ -18,7 +18,6 @@ from mmu_model.hardware import (
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.kernels import KERNELS
 from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
-from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.fault import (
     PFERR_FETCH_MASK,
     PFERR_GUEST_FINAL_MASK,
@@ -285,15 +284,6 @@ def test_pdptes_are_loaded_with_cr3_and_not_at_every_entry(kernel: str, mmu: Mmu
     vm.memory.write(entry, 1 << 5 | 1)
     with pytest.raises(GeneralProtection):
         cpu.mov_cr3(tables.root)
-
-
-def test_there_is_no_npt_to_offer(kernel: str) -> None:
-    """A hypervisor's nested page tables of AMD's format are of no use here; the vCPU stays as it is."""
-    cpu = machine(kernel, MmuKind.TDP, TdpFormat.EPT).add_cpu()
-
-    with pytest.raises(KvmError, match="has EPT"):
-        cpu.enter_nested(0x5000, Registers(maxphyaddr=46))
-    assert not cpu.vcpu.guest_mode
 
 
 @pytest.mark.parametrize("tdp_format", EPTS)

@@ -20,6 +20,15 @@ class Listener:
         self.base = base
         self.begun: list[tuple[int, int]] = []
         self.ended: list[tuple[int, int]] = []
+        self.used: set[int] = set()
+
+    def clear_flush_young(self, start: Hva, end: Hva) -> bool:
+        young = self.test_young(start, end)
+        self.used -= set(range(*self._pages(start, end)))
+        return young
+
+    def test_young(self, start: Hva, end: Hva) -> bool:
+        return bool(self.used & set(range(*self._pages(start, end))))
 
     def invalidate_range_start(self, start: Hva, end: Hva) -> None:
         self.begun.append(self._pages(start, end))
@@ -51,6 +60,19 @@ def listener(process: Process, base: Hva) -> Iterator[Listener]:
 
 def page(base: Hva, number: int) -> Hva:
     return Hva(base + (number << PAGE_SHIFT))
+
+
+def test_all_who_use_memory_are_asked(process: Process, base: Hva, listener: Listener) -> None:
+    """Each is to forget, whatever the others say."""
+    other = Listener(base)
+    process.notifiers.append(other)
+    for each in (listener, other):
+        each.used = {3, 5}
+
+    assert process.was_used(page(base, 3), 1, forget=False)
+    assert process.was_used(page(base, 3), 1)
+    assert not process.was_used(page(base, 3), 1)
+    assert listener.used == other.used == {5}
 
 
 def test_madvise_makes_pages_large_where_they_fit(process: Process, base: Hva) -> None:

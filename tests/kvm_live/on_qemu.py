@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from kvm_live.cli import main
+from tests.docs.pages import commands
 
 Record: TypeAlias = Callable[..., Result]
 
@@ -73,3 +74,13 @@ def test_recording_twice_gives_the_same_bytes(record: Record, tmp_path: Path) ->
 
     assert record().exit_code == 0
     assert path.read_bytes() == once
+
+
+@pytest.mark.parametrize(
+    "command",
+    [command for _, command in commands("live") if command != "kvm-live record"],  # that is `make live`
+)
+def test_what_the_pages_tell_to_record(command: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [*command.split()[1:], "-o", str(tmp_path)])
+    assert result.exit_code == 0, result.stderr
+    assert list(tmp_path.rglob("*.json.gz"))

@@ -200,6 +200,8 @@ class TestReport:
         result = mmuspec("report", "-o", "out")
         assert result.exit_code == 0
         assert sorted(path.name for path in (here / "out").iterdir()) == [
+            "badge.json",
+            "badge.svg",
             "index.html",
             "report.json",
             "report.md",

@@ -124,6 +124,21 @@ def test_results_are_the_same_with_and_without_xdist(
     assert statement(suite, TURNS)["tests"][0]["refutes"] is True
 
 
+def test_a_killed_violation_tells_by_what_assertion(suite: pytest.Pytester) -> None:
+    suite.runpytest_subprocess("--prove")
+    line = (suite.path / "test_tower.py").read_text().split("\n").index("    assert model.keys() == 1") + 1
+    deaths = statement(suite, HOLDS)["deaths"]
+
+    assert [(d["violation"], d["test"], d["where"]) for d in deaths] == [
+        ("two_keys", "test_tower.py::test_one_key[6.12]", f"test_tower.py:{line}"),
+        ("two_keys", "test_tower.py::test_one_key[6.1]", f"test_tower.py:{line}"),
+    ]
+    assert deaths[0]["assertion"].startswith("assert 2 == 1")
+    assert " at 0x" not in deaths[0]["assertion"]
+    declared = (suite.path / "conftest.py").read_text().split("@violates")[0].count("\n") + 1
+    assert results(suite)["declared"] == {"two_keys": f"conftest.py:{declared}"}
+
+
 def test_the_summary_is_a_table_of_sections(suite: pytest.Pytester) -> None:
     run = suite.runpytest_subprocess("--prove")
     run.stdout.fnmatch_lines(["statements*proven*tested*uncovered*", "slots * 1 * 1 *", "all * 1 * 1 *"])
@@ -197,6 +212,36 @@ def test_a_crash_is_no_proof(suite: pytest.Pytester) -> None:
     edit(suite, "conftest.py", "lambda: 2", "lambda: 1 / 0")
     assert_error(suite, "two_keys: a crash is no proof; *ZeroDivisionError*", "--prove")
     assert statement(suite, HOLDS)["status"] == "tested"
+
+
+def test_an_assertion_inside_of_what_is_tested_is_no_proof(suite: pytest.Pytester) -> None:
+    edit(suite, "conftest.py", "lambda: 2", "__import__('model').lost_keys")
+    with suite.path.joinpath("model.py").open("a") as model:
+        model.write("\ndef lost_keys(): assert not keys\n")
+    assert_error(suite, "two_keys: a crash is no proof; *AssertionError*", "--prove")
+
+
+def test_a_failure_that_the_suite_is_the_cause_of_is_proof(suite: pytest.Pytester) -> None:
+    edit(
+        suite,
+        "test_tower.py",
+        "assert model.keys() == 1",
+        "model.explore(lambda: looks())\n\ndef looks():\n    assert model.keys() == 1",
+    )
+    with suite.path.joinpath("model.py").open("a") as model:
+        model.write(
+            "\ndef explore(check):\n"
+            "    try: check()\n"
+            "    except Exception as error: raise ValueError('in some order') from error\n"
+        )
+    suite.runpytest_subprocess("--prove").assert_outcomes(passed=4)
+    assert statement(suite, HOLDS)["status"] == "proven"
+
+
+def test_to_list_the_tests_leaves_the_results_alone(suite: pytest.Pytester) -> None:
+    suite.runpytest_subprocess("--prove").assert_outcomes(passed=4)
+    suite.runpytest_subprocess("--collect-only")
+    assert statement(suite, HOLDS)["status"] == "proven"
 
 
 def test_a_violation_that_never_ends(suite: pytest.Pytester) -> None:

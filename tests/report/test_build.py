@@ -9,6 +9,9 @@ import pytest
 
 from mmuspec.errors import Problem
 from mmuspec.report import build
+from mmuspec.report.build import Aside
+from mmuspec.report.dossier import Drift
+from mmuspec.report.history import Edition, Fate, Step, history
 from mmuspec.results import Results, as_json
 from mmuspec.spec import Spec, Verdict
 from mmuspec.status import Status
@@ -136,12 +139,132 @@ def test_obsolete_statements_stand_apart() -> None:
     assert report.obsolete[0].dossier.id not in {d.id for d in report.dossiers}
 
 
-def test_results_of_another_document_are_refused() -> None:
+def test_results_that_have_nothing_to_do_with_the_spec_are_refused() -> None:
+    foreign = replace(RUN, sha256="0" * 64, statements=(replace(RUN.statements[0], id="nobody/knows-this"),))
     with pytest.raises(
         Problem, match=r"json: error: results of another document .*; run `pytest conformance/` again$"
     ) as e:
-        build(SPEC, replace(RUN, sha256="0" * 64), DOCUMENT, results_from=Path("build/mine.json"))
+        build(SPEC, foreign, DOCUMENT, results_from=Path("build/mine.json"))
     assert e.value.where == "build/mine.json"
+
+
+def older_run(*, noted: bool = True) -> Results:
+    """A run over another revision, in which `use_count` had other words; or nobody noted which words there were."""
+    moved = scene.find(SPEC, "use_count")
+    return replace(
+        RUN,
+        sha256="0" * 64,
+        statements=tuple(
+            replace(each, digest="0" * 16 if each.id == moved else each.digest if noted else "")
+            for each in RUN.statements
+        ),
+    )
+
+
+def test_a_document_that_moved_on_since_the_tests_ran_is_shown_sentence_by_sentence() -> None:
+    report = build(SPEC, older_run(), DOCUMENT)
+    moved = next(d for d in report.dossiers if d.id == scene.find(SPEC, "use_count"))
+
+    assert [d.id for d in report.dossiers if d.drift] == [moved.id]
+    assert moved.drift is Drift.UNTESTED_WORDS
+    assert moved.status is Status.UNCOVERED  # what the tests showed is told, and counts for nothing
+    assert [test.outcome for test in moved.tests] == ["passed"]
+    assert not (moved.result.tests or moved.result.evidence or moved.result.violations)
+    assert report.totals[Status.PROVEN] == 1
+    assert (
+        "Statements whose words changed since the tests ran: 1. Run pytest conformance/ again."
+        in report.notices
+    )
+
+
+def test_a_run_over_another_revision_that_noted_no_words_counts_for_nothing() -> None:
+    report = build(SPEC, older_run(noted=False), DOCUMENT)
+
+    assert {d.status for d in report.dossiers} == {Status.WAIVED, Status.UNCOVERED}
+    assert {bool(d.tests) for d in report.dossiers if d.drift} == {True}
+
+
+def test_a_run_over_this_revision_that_noted_no_words_counts() -> None:
+    old = replace(RUN, statements=tuple(replace(each, digest="") for each in RUN.statements))
+
+    assert [d.status for d in build(SPEC, old, DOCUMENT).dossiers] == [
+        d.status for d in build(SPEC, RUN, DOCUMENT).dossiers
+    ]
+
+
+def test_a_sentence_that_the_document_at_hand_words_otherwise_is_shown_as_such() -> None:
+    other = scene.document_of(
+        GADGET.replace("use_count counts users.", "use_count counts all users."), "6.13"
+    )
+    words = {statement.digest: statement.text for statement in DOCUMENT.statements}
+    report = build(SPEC, RUN, other, aside=Aside(words_of=words.get))
+    reworded = next(d for d in report.dossiers if d.drift)
+
+    assert reworded.id == scene.find(SPEC, "use_count")
+    assert reworded.drift is Drift.REWORDED
+    assert reworded.text == "use_count counts users."  # what is known is known of these
+    slots = next(c for c in report.chapters if c.title == "Slots")
+    assert reworded in slots.dossiers and not slots.wordless
+
+
+def test_history_goes_over_the_releases_at_hand() -> None:
+    six_one = GADGET.replace("use_count counts users.", "use_count counts the users.")
+    editions = (
+        Edition.of("6.1", scene.document_of(six_one, "6.1")),
+        Edition.of("6.12", DOCUMENT),
+    )
+    report = build(SPEC, RUN, DOCUMENT, aside=Aside(editions=editions))
+    fates = {d.id: [(step.where, step.fate) for step in d.history] for d in report.dossiers}
+
+    assert fates[scene.find(SPEC, "owner")] == [("6.1", Fate.SAME), ("6.12", Fate.SAME)]
+    assert fates[scene.find(SPEC, "use_count")] == [("6.1", Fate.ABSENT), ("6.12", Fate.SAME)]
+
+
+def test_history_knows_former_words_and_what_was_only_proposed() -> None:
+    statement = next(SPEC.statements())
+    former = replace(SPEC.obsolete[0], replaced_by=statement.id, release="6.1")
+    proposed = replace(former, proposed="v3 5/6", release="", sha256="")
+    six_one = Edition("6.1", {former.statement.digest: "The former words."})
+    other, text = former.statement.id, "The former words."
+
+    assert history(statement, [former, proposed], [six_one]) == (
+        Step("6.1", Fate.REWORDED, other, text),
+        Step("v3 5/6", Fate.PROPOSED, other),
+    )
+    assert history(statement, [former], []) == (Step("6.1", Fate.FORMER, other),)
+
+
+def test_what_is_wrong_comes_failing_first_then_wrong_then_stale() -> None:
+    stale = replace(scene.WRONG, verdict=Verdict.STALE)
+    spec = scene.curated(SPEC, {scene.find(SPEC, "owner"): stale})
+
+    found = [(d.status, d.verdict) for d in build(spec, RUN, DOCUMENT).wrong]
+
+    assert found == [
+        (Status.FAILING, Verdict.HOLDS),
+        (Status.REFUTED, Verdict.WRONG),
+        (Status.UNCOVERED, Verdict.STALE),
+    ]
+
+
+def test_totals_by_verdict_and_tier_add_up() -> None:
+    report = build(SPEC, RUN, DOCUMENT)
+
+    assert sum(report.verdicts.values()) == len(report.dossiers)
+    assert report.verdicts[Verdict.WRONG] == 1
+    assert report.tiers == {"live": 1, "": len(report.dossiers) - 1}
+
+
+def test_kernels_are_held_side_by_side() -> None:
+    beside = build(SPEC, RUN, DOCUMENT).side_by_side
+
+    assert [kernel.release for kernel in beside.kernels] == ["6.1", "6.12"]
+    assert [kernel.verdicts[Verdict.WRONG] for kernel in beside.kernels] == [0, 1]
+    assert [kernel.tiers["live"] for kernel in beside.kernels] == [0, 1]
+    assert [(row.dossier.id, row.cells) for row in beside.differing] == [
+        (scene.find(SPEC, "state.level"), ((Verdict.HOLDS, ()), (Verdict.HOLDS, ("live",)))),
+        (scene.find(SPEC, "use_count"), ((Verdict.HOLDS, ()), (Verdict.WRONG, ()))),
+    ]
 
 
 def test_results_with_an_id_that_the_spec_does_not_know_are_refused() -> None:

@@ -18,9 +18,11 @@ SPEC = scene.gadget_spec(DOCUMENT)
 REPORT = build(SPEC, scene.gadget_run(SPEC), DOCUMENT)
 
 
-def test_three_files_are_written(tmp_path: Path) -> None:
+def test_all_files_are_written(tmp_path: Path) -> None:
     assert write(REPORT, tmp_path / "build" / "report") == tmp_path / "build" / "report" / "index.html"
     assert sorted(p.name for p in (tmp_path / "build" / "report").iterdir()) == [
+        "badge.json",
+        "badge.svg",
         "index.html",
         "report.json",
         "report.md",

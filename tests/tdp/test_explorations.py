@@ -107,7 +107,7 @@ def dirty_before_writable(model: BrokenModel) -> None:
         yield "has noted the write"
         return vcpu.kvm.host.compare_exchange(sptep, old_spte, new_spte)
 
-    model.replace("tdp.fast_page_fault.fast_pf_fix_direct_spte", wrong)
+    model.replace("kvm.fast_page_fault.fast_pf_fix_direct_spte", wrong)
 
 
 def no_bits_are_volatile(model: BrokenModel) -> None:
@@ -210,7 +210,7 @@ def readers_of_the_slots_are_not_waited_for(model: BrokenModel) -> None:
 def generation_changes_with_the_slots(model: BrokenModel) -> None:
     """There is no bit that an update is in progress: the new generation is there at once."""
 
-    def wrong(kvm: Any, slots: Any, old: Any, new: Any) -> Any:
+    def wrong(kvm: Any, slots: Any, old: Any, new: Any, flags: Any = None) -> Any:
         slots.replace(old, new)
         slots.generation += 2
         yield from kvm.srcu.synchronize()

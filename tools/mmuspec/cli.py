@@ -196,13 +196,35 @@ def diff(directory: Path, old: str, new: str, form: str, tree: Path | None) -> N
     help="The folder to write to.",
 )
 @RESULTS
+@click.option("--doc", metavar="DOC", help="Show what is known beside the words of another document.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="An earlier report.json: say what changed since, statement by statement.",
+)
+@click.option(
+    "--source-url",
+    metavar="URL",
+    help="Where links to tests lead: https://.../{path}#L{line} (default: the checkout).",
+)
 @click.pass_obj
-def report(directory: Path, output: Path, results: tuple[Path, ...]) -> None:
-    """Write the report: index.html to read, report.md for a pull request, report.json for programs."""
+def report(
+    directory: Path,
+    output: Path,
+    results: tuple[Path, ...],
+    doc: str | None,
+    baseline: Path | None,
+    source_url: str | None,
+) -> None:
+    """Write the report: index.html to read, report.md for a pull request, report.json for programs, a badge."""
     from mmuspec.report import build, write
+    from mmuspec.report.aside import aside
+    from mmuspec.report.links import Links
 
-    known = _known(directory, results)
-    click.echo(write(build(*known), output))
+    links = Links(directory.parent, output, source_url)
+    spec, ran, document = _known(directory, results, doc)
+    known = build(spec, ran, document, aside=aside(spec, ran, directory, baseline))
+    click.echo(write(known, output, links))
 
 
 @main.command()
@@ -279,7 +301,9 @@ def audit(directory: Path, source: Path, doc: str | None, rev: str | None, form:
     sys.exit(run(spec, source, doc, rev, form))
 
 
-def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | None, Document | None]:
+def _known(
+    directory: Path, paths: tuple[Path, ...], doc: str | None = None
+) -> tuple[Spec, Results | None, Document | None]:
     """The spec, the results of the last run, the document: without the last two there is still something to say."""
     from mmuspec import results
     from mmuspec.reading import load_spec_once, read_document
@@ -288,6 +312,8 @@ def _known(directory: Path, paths: tuple[Path, ...]) -> tuple[Spec, Results | No
     default = directory.parent / results.DEFAULT
     chosen = paths or ((default,) if default.exists() else ())
     ran = results.load(chosen) if chosen else None
+    if doc is not None:
+        return spec, ran, read_document(doc)
     try:
         document = read_document(spec.source.release or spec.source.path)
     except Problem as problem:

@@ -88,11 +88,16 @@ def _facts(dossier: Dossier) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Tests", tests or ["none"]
     violations = [
         f"{name}: " + (f"killed by {', '.join(map(str, killers))}" if killers else "survives every test")
-        for name, killers in dossier.deaths
+        for name, killers in ((killing.name, killing.killers) for killing in dossier.killings)
     ]
     yield "Violations", violations or ["none"]
     evidence = [" ".join([each.tier, *each.kernels, str(each.family)]) for each in dossier.sightings]
-    yield "Evidence", evidence or ["none"]
+    recorded = [
+        f"recorded {scene.scenario}, {scene.snapshots or 'all of it'}: "
+        + ", ".join(f"{each.kernel} {each.mmu}" for each in scene.recordings)
+        for scene in dossier.scenes
+    ]
+    yield "Evidence", evidence + recorded or ["none"]
 
 
 def _verdicts(dossier: Dossier) -> Iterator[str]:

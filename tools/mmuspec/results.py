@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmuspec import folder
+from mmuspec import attachments, folder
+from mmuspec.attachments import Attachment
 from mmuspec.errors import Problem
 from mmuspec.spec import Spec, SpecStatement, Verdict
 from mmuspec.status import Status, status_of
@@ -43,6 +44,16 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Death:
+    """What a test said when a violation made it fail: the assertion, and the file and line it stands in."""
+
+    violation: str
+    test: str
+    where: str
+    assertion: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Evidence:
     """Where a statement was seen to be true (or untrue). `kernel` is empty where none is involved."""
 
@@ -51,9 +62,17 @@ class Evidence:
     where: str
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Shown:
+    """A picture that a test attached: `attachment` is its id among those of the results."""
+
+    nodeid: str
+    attachment: str
+
+
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """All that a run showed of one statement."""
+    """All that a run showed of one statement. `digest` is that of the words it had then, empty if not noted."""
 
     id: str
     line: int
@@ -64,16 +83,24 @@ class StatementResult:
     tests: tuple[Test, ...] = ()
     violations: tuple[Proof, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    deaths: tuple[Death, ...] = ()
+    digest: str = ""
+    pictures: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A run: the document it was held against, the kernels it spoke of, the statements in order."""
+    """A run: the document it was held against, the kernels it spoke of, the statements in order.
+
+    `declared` has the file and line of each violation by its name, `attachments` the pictures, sorted by id.
+    """
 
     release: str
     sha256: str
     kernels: tuple[str, ...] = ()
     statements: tuple[StatementResult, ...] = ()
+    declared: Mapping[str, str] = field(default_factory=dict)
+    attachments: tuple[Attachment, ...] = ()
 
     @property
     def totals(self) -> dict[str, int]:
@@ -93,9 +120,11 @@ class Findings:
     tests: dict[str, Test] = field(default_factory=dict)
     violations: dict[str, set[str]] = field(default_factory=dict)
     evidence: set[Evidence] = field(default_factory=set)
+    deaths: set[Death] = field(default_factory=set)
+    attachments: dict[str, list[Attachment]] = field(default_factory=dict)
 
 
-def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
+def compose(spec: Spec, findings: dict[str, Findings], declared: Mapping[str, str] | None = None) -> Results:
     """The results of a run over `spec`: every statement is in it, the obsolete ones that have tests too."""
     sections = {s.id: item.section for item in spec.items for s in item.statements}
     sections |= {old.statement.id: old.item.section for old in spec.obsolete if old.statement.id in findings}
@@ -105,9 +134,19 @@ def compose(spec: Spec, findings: dict[str, Findings]) -> Results:
         if statement.id in sections
     )
     kernels = {e.kernel for s in statements for e in s.evidence if e.kernel}
+    attached = [a for found in findings.values() for some in found.attachments.values() for a in some]
     return Results(
-        spec.source.release, spec.source.sha256, tuple(sorted(kernels, key=version_key)), statements
+        spec.source.release,
+        spec.source.sha256,
+        tuple(sorted(kernels, key=version_key)),
+        statements,
+        dict(sorted((declared or {}).items())),
+        _each_once(attached),
     )
+
+
+def _each_once(attached: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    return tuple(attachment for _, attachment in sorted({each.id: each for each in attached}.items()))
 
 
 def _result(statement: SpecStatement, section: str, found: Findings) -> StatementResult:
@@ -130,6 +169,16 @@ def _result(statement: SpecStatement, section: str, found: Findings) -> Statemen
         tests,
         violations,
         evidence,
+        tuple(sorted(found.deaths)),
+        statement.digest,
+        tuple(
+            sorted(
+                Shown(nodeid, each.id)
+                for nodeid, attached in found.attachments.items()
+                for each in attached
+                if nodeid in passed
+            )
+        ),
     )
 
 
@@ -144,7 +193,13 @@ def merge(shards: Sequence[Results]) -> Results:
         for statement in shard.statements:
             merged[statement.id] = _merged(merged.get(statement.id, statement), statement)
     kernels = {kernel for shard in shards for kernel in shard.kernels}
-    return replace(first, kernels=tuple(sorted(kernels, key=version_key)), statements=tuple(merged.values()))
+    return replace(
+        first,
+        kernels=tuple(sorted(kernels, key=version_key)),
+        statements=tuple(merged.values()),
+        declared=dict(sorted(pair for shard in shards for pair in shard.declared.items())),
+        attachments=_each_once(each for shard in shards for each in shard.attachments),
+    )
 
 
 def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
@@ -160,6 +215,8 @@ def _merged(one: StatementResult, other: StatementResult) -> StatementResult:
         tests=tuple(sorted(tests.values())),
         violations=violations,
         evidence=tuple(sorted({*one.evidence, *other.evidence})),
+        deaths=tuple(sorted({*one.deaths, *other.deaths})),
+        pictures=tuple(sorted({*one.pictures, *other.pictures})),
         status=status_of(verdict, outcomes, any(killers.values())),
     )
 
@@ -177,6 +234,8 @@ def as_json(results: Results) -> dict[str, Any]:
         "kernels": list(results.kernels),
         "totals": results.totals,
         "statements": [asdict(statement) for statement in results.statements],
+        "declared": dict(results.declared),
+        "attachments": [each.as_json() for each in results.attachments],
     }
 
 
@@ -197,6 +256,8 @@ def _load(path: Path) -> Results:
             str(data["document"]["sha256"]),
             tuple(map(str, data["kernels"])),
             tuple(_statement(entry) for entry in data["statements"]),
+            {str(name): str(where) for name, where in data.get("declared", {}).items()},
+            _each_once(attachments.from_json(entry) for entry in data.get("attachments", [])),
         )
     except OSError as error:
         raise Problem(f"cannot be read: {error.strerror}; run `pytest conformance/` first", path) from None
@@ -218,4 +279,10 @@ def _statement(entry: dict[str, Any]) -> StatementResult:
         tuple(Test(str(t["nodeid"]), str(t["outcome"]), bool(t["refutes"])) for t in entry["tests"]),
         tuple(Proof(str(v["name"]), tuple(map(str, v["killed_by"]))) for v in entry["violations"]),
         tuple(Evidence(str(e["tier"]), str(e["kernel"]), str(e["where"])) for e in entry["evidence"]),
+        tuple(
+            Death(str(d["violation"]), str(d["test"]), str(d["where"]), str(d["assertion"]))
+            for d in entry.get("deaths", [])
+        ),
+        str(entry.get("digest", "")),
+        tuple(Shown(str(s["nodeid"]), str(s["attachment"])) for s in entry.get("pictures", [])),
     )

@@ -5,6 +5,7 @@ The plugin tells it what happens; it knows the spec and makes the results, the t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mmuspec import results
+from mmuspec import attachments, results
+from mmuspec.attachments import Attachment
 from mmuspec.errors import Problem
 from mmuspec.home import spec_directory
-from mmuspec.results import Evidence, Findings, Results, Test
+from mmuspec.results import Death, Evidence, Findings, Results, Test
 from mmuspec.similarity import nearest
 from mmuspec.spec import REFUTED, Spec, Verdict
 from mmuspec.specfiles import load_spec, places_of
@@ -36,6 +38,10 @@ class Marked(NamedTuple):
     kernel: str
 
 
+Proved = str | list[str]
+"""What a test did on a wrong model: where it stopped and what its assertion said; or a word on what else it did."""
+
+
 def marks_of(item: pytest.Item) -> list[Marked]:
     """The marks of a test. The kernel is that of its parameter ``kernel``."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
@@ -50,7 +56,8 @@ def marks_of(item: pytest.Item) -> list[Marked]:
 class Run:
     """Everything known of a run so far. Workers of xdist have one each and hand theirs over at the end."""
 
-    def __init__(self, directory: Path, output: Path, *, whole: bool, proving: bool) -> None:
+    def __init__(self, root: Path, directory: Path, output: Path, *, whole: bool, proving: bool) -> None:
+        self.root = root
         self.directory = directory
         self.output = output
         self.whole = whole
@@ -59,7 +66,8 @@ class Run:
         self.violations: dict[str, tuple[list[str], str]] = {}
         self.outcomes: dict[str, str] = {}
         self.seen: dict[str, list[list[str]]] = {}
-        self.proofs: dict[str, dict[str, str]] = {}
+        self.attachments: dict[str, list[Attachment]] = {}
+        self.proofs: dict[str, dict[str, Proved]] = {}
         self.errors: list[str] = []
         self.results: Results | None = None
 
@@ -70,6 +78,7 @@ class Run:
         output = config.getoption("spec_results")
         root = config.rootpath
         return cls(
+            root,
             Path(directory) if directory else spec_directory(root),
             Path(output) if output else root / results.DEFAULT,
             whole=_takes_everything(config),
@@ -145,9 +154,15 @@ class Run:
         if evidence:
             self.seen[nodeid] = evidence
 
-    def proved(self, nodeid: str, verdicts: dict[str, str]) -> None:
+    def attached(self, nodeid: str, attached: list[dict[str, str]]) -> None:
+        """A test attached pictures."""
+        if attached:
+            self.attachments[nodeid] = [attachments.from_json(each) for each in attached]
+
+    def proved(self, nodeid: str, verdicts: dict[str, Proved]) -> None:
         """A test was run on wrong models."""
-        self.proofs[nodeid] = verdicts
+        if verdicts:
+            self.proofs[nodeid] = verdicts
 
     def finish(self) -> None:
         """Make the results of it all and write them; note what is wrong."""
@@ -155,7 +170,8 @@ class Run:
             return
         self.add(self.as_data())
         try:
-            self.results = results.compose(self.spec, self._findings())
+            declared = {name: self._from_root(where) for name, (_, where) in self.violations.items()}
+            self.results = results.compose(self.spec, self._findings(), declared)
             results.save(self.results, self.output)
         except Problem as problem:
             self.errors.append(str(problem))
@@ -184,10 +200,18 @@ class Run:
         if outcome == "passed":
             findings.evidence.add(Evidence(mark.tier, mark.kernel, nodeid))
             findings.evidence.update(Evidence(*seen) for seen in self.seen.get(nodeid, []))
-        for name, verdict in self.proofs.get(nodeid, {}).items():
+            if nodeid in self.attachments:
+                findings.attachments[nodeid] = self.attachments[nodeid]
+        for name, proved in self.proofs.get(nodeid, {}).items():
             if mark.id in self.violations[name][0]:
                 killers = findings.violations.setdefault(name, set())
-                killers.update({nodeid} if verdict == "killed" and outcome == "passed" else ())
+                if isinstance(proved, list) and outcome == "passed":
+                    killers.add(nodeid)
+                    findings.deaths.add(Death(name, nodeid, *proved))
+
+    def _from_root(self, where: str) -> str:
+        """Paths as node ids have them, so that results say nothing of the machine they come from."""
+        return where.removeprefix(f"{self.root}{os.sep}")
 
     def _dead_violations(self) -> Iterator[str]:
         for name, (ids, where) in self.violations.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmuspec import folder
+from mmuspec import folder, gaps
 from mmuspec.document import Kind, Source
 from mmuspec.errors import Problem
 from mmuspec.slugs import section_slug
@@ -20,6 +20,7 @@ from mmuspec.yamlfile import Place, dump, load
 SCHEMA = 1
 E = TypeVar("E", Kind, Verdict, Since, Mmu)
 OBSOLETE = "obsolete.yaml"
+NO_SECTIONS = frozenset({OBSOLETE, gaps.NAME})
 LEAD = "introduction"
 
 SOURCE_KEYS = {"release": str, "path": str, "title": str, "sha256": str, "lines": int}
@@ -40,7 +41,7 @@ def load_spec(directory: Path) -> Spec:
         raise Problem(
             "no spec folder here; run `mmuspec regen` to make one, or name another with --spec", directory
         )
-    paths = sorted(path for path in directory.glob("*.yaml") if path.name != OBSOLETE)
+    paths = sorted(path for path in directory.glob("*.yaml") if path.name not in NO_SECTIONS)
     if not paths:
         raise Problem("no *.yaml file in this spec folder; run `mmuspec regen` to make them", directory)
     sections = [_read_section(load(path)) for path in paths]
@@ -59,9 +60,13 @@ def load_spec(directory: Path) -> Spec:
 
 def save_spec(spec: Spec, directory: Path) -> None:
     """Write a spec folder: all of its files are replaced at once, or, on an error, none."""
-    files = {f"{name}.yaml": dump(content) for name, content in _sections(spec).items()}
+    files: dict[str, str | bytes] = {
+        f"{name}.yaml": dump(content) for name, content in _sections(spec).items()
+    }
     if spec.obsolete:
         files[OBSOLETE] = dump(_obsolete(spec.obsolete))
+    if (directory / gaps.NAME).exists():  # people's; it is no part of what is written here, and stays
+        files[gaps.NAME] = (directory / gaps.NAME).read_bytes()
     folder.replace(directory, files, pattern="*.yaml")
 
 

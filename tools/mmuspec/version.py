@@ -7,4 +7,4 @@ import re
 
 def version_key(release: str) -> tuple[tuple[int, str], ...]:
     """A key to sort releases by: numbers as numbers, everything else as text."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"[.-]", release))
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"[.-]", release))

@@ -7,6 +7,8 @@ import re
 from mmuspec.slugs import unique
 from mmuspec.visible import visible
 
+PAGE = ("document", "obsolete", "overview", "wrong", "changes", "gaps", "kernels", "totals", "keys")
+"""What the page itself calls its parts, after ``page:``."""
 BLANK = re.compile(r"\s+")
 
 
@@ -14,7 +16,7 @@ class Anchors:
     """Gives each place its anchor, and none twice. Who comes first gets the name asked for."""
 
     def __init__(self) -> None:
-        self.taken = {"page:document", "page:obsolete"}
+        self.taken = {f"page:{name}" for name in PAGE}
 
     def give(self, wanted: str) -> str:
         """`wanted`, less what an HTML id must not have; a number behind it if it is taken."""

@@ -134,7 +134,8 @@ class Layout:
 
     def of_document(self, document: Document, pairing: Pairing) -> tuple[Chapter, ...]:
         """As the document has it."""
-        statements = {own: self.dossiers[known] for own, known in pairing.statements.items()}
+        known = {**pairing.statements, **pairing.reworded}
+        statements = {own: self.dossiers[each] for own, each in known.items()}
         fields = {line: self.anchors.give(item) for line, item in pairing.fields.items()}
         placing = _Placing(document, statements, fields)
         opened = [_Open(document.source.title, 1)]
@@ -227,8 +228,7 @@ class _Placing:
         self.field_anchors = field_anchors
         self.found: list[Dossier] = []
         for statement in document.statements:
-            dossier = dossiers.get(statement.id)
-            for run, stretch in _stretches(statement, dossier) if dossier else ():
+            for run, stretch in _stretches(statement, dossiers.get(statement.id)):
                 if id(run) in whole:
                     self.in_run[id(run)].append(stretch)
                 else:
@@ -267,7 +267,7 @@ class _Placing:
 
     def _spans(self, run: Run) -> tuple[Span, ...]:
         stretches = self.in_run.get(id(run)) or [*self._cuts(run)]
-        self.found += [stretch.dossier for stretch in stretches if stretch.first]
+        self.found += [stretch.dossier for stretch in stretches if stretch.first and stretch.dossier]
         return spans(run, stretches)
 
     def _cuts(self, run: Run) -> Iterator[Stretch]:
@@ -285,7 +285,7 @@ class _Placing:
             offset += len(row) + 1
 
 
-def _stretches(statement: Statement, dossier: Dossier) -> Iterator[tuple[Run, Stretch]]:
+def _stretches(statement: Statement, dossier: Dossier | None) -> Iterator[tuple[Run, Stretch]]:
     last = len(statement.pieces) - 1
     for place, piece in enumerate(statement.pieces):
         yield piece.run, Stretch(piece.start, piece.stop, dossier, place == 0, place == last)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mmuspec.report.dossier import Drift
+from mmuspec.report.history import Fate
 from mmuspec.status import Status
 
 
@@ -23,4 +25,25 @@ MARKS: Mapping[Status, Mark] = {
     Status.FAILING: Mark("▲", "has a test that fails"),
     Status.WAIVED: Mark("–", "cannot be tested, and the reason is given"),
     Status.UNCOVERED: Mark("○", "has no passing test"),
+}
+
+FATES: Mapping[Fate, str] = {
+    Fate.SAME: "the same words",
+    Fate.REWORDED: "other words",
+    Fate.FORMER: "other words, not at hand",
+    Fate.ABSENT: "not there",
+    Fate.PROPOSED: "proposed in other words, in no document",
+}
+
+DRIFTS: Mapping[Drift, str] = {
+    Drift.UNTESTED_WORDS: "words changed since the tests ran",
+    Drift.REWORDED: "reworded in this document",
+}
+DRIFT_TELLS: Mapping[Drift, str] = {
+    Drift.UNTESTED_WORDS: (
+        "The words changed since the tests ran. What the tests showed is listed, and counts for nothing until they run again."
+    ),
+    Drift.REWORDED: (
+        "This document has other words here than the one that the spec was made from. What is known is known of the former words."
+    ),
 }

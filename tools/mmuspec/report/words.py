@@ -29,6 +29,8 @@ OPENERS = (("``", Style.CODE), ("**", Style.STRONG), ("*", Style.EMPHASIS), ("`"
 class Span:
     """Words next to each other that belong to one statement, or, with no dossier, to none.
 
+    A `stranger` is a statement that the spec does not have.
+
     A statement may consist of several spans, the cells of a table row say: `first` and `last` tell which.
     """
 
@@ -36,6 +38,7 @@ class Span:
     dossier: Dossier | None = None
     first: bool = True
     last: bool = True
+    stranger: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Stretch:
 
     start: int
     stop: int
-    dossier: Dossier
+    dossier: Dossier | None
     first: bool
     last: bool
 
@@ -60,7 +63,7 @@ def _spans(run: Run, stretches: Iterable[Stretch]) -> Iterator[Span]:
         if stretch.start > done:
             yield Span(_words(run, styles, done, stretch.start))
         words = _words(run, styles, stretch.start, stretch.stop)
-        yield Span(words, stretch.dossier, stretch.first, stretch.last)
+        yield Span(words, stretch.dossier, stretch.first, stretch.last, stretch.dossier is None)
         done = stretch.stop
     if done < len(run.raw):
         yield Span(_words(run, styles, done, len(run.raw)))

@@ -1,13 +1,17 @@
-"""A fault that only needs the writable bit back is fixed without mmu_lock (mmu.c: fast_page_fault).
+"""A fault that only needs bits back that KVM took is fixed without mmu_lock (mmu.c: fast_page_fault).
 
-The bit was taken for dirty logging; where it was taken because a table is shadowed, the spte is not MMU-writable.
+The writable bit was taken for dirty logging, or, on a processor without accessed flags, all permissions to notice
+the next access. Where the writable bit was taken because a table is shadowed, the spte is not MMU-writable. Only
+direct pages are fixed in this way: of what the entry of another page maps the gfn is not certain without the lock.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final
 
 from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.guest_memory import mark_page_dirty
-from mmu_model.kvm.page import root_to_sp, sptep_to_sp
+from mmu_model.kvm.page import sptep_to_sp
 from mmu_model.kvm.spte import (
     PT_PRESENT_MASK,
     PT_WRITABLE_MASK,
@@ -18,18 +22,39 @@ from mmu_model.kvm.spte import (
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import PG_LEVEL_4K, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
-from mmu_model.tdp.iter import TdpIter
 
 RETRIES: Final = 4
 
 
-def fast_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
-    """FIXED or SPURIOUS if that was all; INVALID if the fault has to be handled under the lock."""
+LastSpte = Callable[[], Steps[tuple[Sptep, int] | None]]
+"""Finds the lowest spte for the fault, and what it held; None without any."""
+
+
+def fast_page_fault(
+    vcpu: KvmVcpu, fault: KvmPageFault, reading: AbstractContextManager[object], last_spte: LastSpte
+) -> Steps[RetPf]:
+    """FIXED or SPURIOUS if that was all; INVALID if the fault has to be handled under the lock.
+
+    Parameters
+    ----------
+    vcpu, fault :
+        Who faulted, and on what.
+    reading :
+        What keeps the tables from being freed meanwhile.
+    last_spte :
+        The walk through them.
+
+    """
+    if not page_fault_can_be_fast(vcpu, fault):
+        return RetPf.INVALID
     result: RetPf | None = None
-    with vcpu.kvm.rcu.read:
+    with reading:
         for _ in range(1 + RETRIES):
             yield "looks for the last spte"
-            result = yield from _try_once(vcpu, fault)
+            found = yield from last_spte()
+            if found is None:
+                break
+            result = yield from _try_once(vcpu, fault, *found)
             if result is not None:
                 break
     result = result or RetPf.INVALID
@@ -45,10 +70,9 @@ def page_fault_can_be_fast(vcpu: KvmVcpu, fault: KvmPageFault) -> bool:
     return fault.write if fault.present else not vcpu.kvm.masks.accessed
 
 
-def _try_once(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf | None]:
+def _try_once(vcpu: KvmVcpu, fault: KvmPageFault, sptep: Sptep, spte: int) -> Steps[RetPf | None]:
     """What the fault comes to; None if the spte was changed meanwhile."""
     kvm = vcpu.kvm
-    sptep, spte = _last_spte(vcpu, fault)
     if not is_shadow_present_pte(spte):
         return RetPf.INVALID
     level = sptep_to_sp(kvm.host, sptep).role.level
@@ -56,22 +80,15 @@ def _try_once(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf | None]:
         return RetPf.INVALID
     if is_access_allowed(vcpu, fault, spte):
         return RetPf.SPURIOUS
-    if not fault.write or not kvm.masks.is_mmu_writable(spte):
+    new_spte = kvm.masks.restore_acc_track(spte) if kvm.masks.is_access_track(spte) else spte
+    if fault.write and kvm.masks.is_mmu_writable(spte):
+        if level > PG_LEVEL_4K and fault.slot is not None and fault.slot.dirty_bitmap is not None:
+            return RetPf.INVALID  # only one frame of the large page would be noted as dirty
+        new_spte |= PT_WRITABLE_MASK
+    if new_spte == spte or not is_access_allowed(vcpu, fault, new_spte):
         return RetPf.INVALID
-    if level > PG_LEVEL_4K and fault.slot is not None and fault.slot.dirty_bitmap is not None:
-        return RetPf.INVALID  # only one frame of the large page would be noted as dirty
-    fixed = yield from fast_pf_fix_direct_spte(vcpu, fault, sptep, spte, spte | PT_WRITABLE_MASK)
+    fixed = yield from fast_pf_fix_direct_spte(vcpu, fault, sptep, spte, new_spte)
     return RetPf.FIXED if fixed else None
-
-
-def _last_spte(vcpu: KvmVcpu, fault: KvmPageFault) -> tuple[Sptep, int]:
-    """The lowest spte for the frame, and what it held (kvm_tdp_mmu_fast_pf_get_last_sptep)."""
-    root = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
-    assert root is not None, "the TDP MMU is used with roots of its own only"
-    place = TdpIter(vcpu.kvm, root, fault.gfn)
-    while place.try_step_down():
-        pass
-    return place.sptep, place.old_spte
 
 
 def is_access_allowed(vcpu: KvmVcpu, fault: KvmPageFault, spte: int) -> bool:

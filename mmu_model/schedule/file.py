@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from mmu_model.schedule import Step, WrongSchedule
+from mmu_model.schedule.race import Step, WrongSchedule
 
 _HEAD: Final = "schedule 1"
 

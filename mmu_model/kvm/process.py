@@ -64,14 +64,9 @@ class _Area:
         pfn = None if self.pfn is None else Pfn(self.pfn + page - self.start)
         return replace(self, start=page, npages=npages, pfn=pfn)
 
-    def level_at(self, page: int) -> int:
-        """The largest page that has this one in it and lies within the area."""
-        for level in range(self.level, PG_LEVEL_4K, -1):
-            size = pages_per_hpage(level)
-            first = page & -size
-            if self.start <= first and first + size <= self.start + self.npages:
-                return level
-        return PG_LEVEL_4K
+    def overlaps(self, page: int, npages: int) -> bool:
+        """Whether some of these pages are in it."""
+        return self.start < page + npages and page < self.start + self.npages
 
 
 class Process:
@@ -125,7 +120,7 @@ class Process:
         page = hva >> PAGE_SHIFT
         area = self._area(page)
         if area is not None and area.pfn is not None:
-            return HostMapping(Pfn(area.pfn + page - area.start), area.level_at(page), area.writable)
+            return HostMapping(Pfn(area.pfn + page - area.start), self._level_at(page), area.writable)
         return self._zero_page() if page in self._zeroes else None
 
     def fault_in(self, hva: int, *, write: bool) -> HostMapping | None:
@@ -217,9 +212,24 @@ class Process:
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
         for area in reversed(self._areas):
-            if area.start <= page < area.start + area.npages:
+            if area.overlaps(page, 1):
                 return area
         return None
+
+    def _level_at(self, page: int) -> int:
+        """The largest page that has this one in it: none of it was changed apart from the rest."""
+        others = []
+        for area in reversed(self._areas):
+            if area.overlaps(page, 1):
+                break
+            others.append(area)
+        for level in range(area.level, PG_LEVEL_4K, -1):
+            size = pages_per_hpage(level)
+            first = page & -size
+            whole = area.start <= first and first + size <= area.start + area.npages
+            if whole and not any(other.overlaps(first, size) for other in others):
+                return level
+        return PG_LEVEL_4K
 
     def _change(self, hva: Hva, npages: int, change: Callable[[_Area], _Area]) -> None:
         """Change pages that were mapped together, or have been changed together before."""
@@ -238,7 +248,7 @@ class Process:
 
     def _give_frames(self, area: _Area, page: int) -> None:
         """A large page if the host wants one there and has shown none of it to readers."""
-        size = pages_per_hpage(area.level_at(page))
+        size = pages_per_hpage(self._level_at(page))
         first = page & -size
         if self._zeroes.intersection(range(first, first + size)):
             first, size = page, 1

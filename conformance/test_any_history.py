@@ -8,6 +8,7 @@ import pytest
 
 from conformance.live import PREDICATES
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from mmu_model.hardware import Gfn
 from mmu_model.kvm.dirty_log import kvm_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from mmu_model.kvm.memory_region import (
     add_memory_region,
@@ -19,7 +20,7 @@ from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import Cpu
-from mmu_model.snapshot import Gfn, MmuKind
+from mmu_model.snapshot import MmuKind
 
 MEMORY = GIB
 SIZE = 4 * MIB
@@ -53,6 +54,8 @@ class History:
         self._written: set[int] = set()
         self._touched: set[int] = set()
         self._read_only: set[int] = set()
+        self._used = False
+        """Was anything used since the host last asked, or changed anything?"""
 
     @property
     def _slot(self) -> KvmMemorySlot:
@@ -75,11 +78,14 @@ class History:
             self._replace_slot: 1,
             self._move_slot: 1,
             self._flush: 1,
+            self._ask_what_was_used: 2,
         }
+        leave_it = (self._read_log, self._flush)
         for number in range(steps):
             (act,) = self._rng.choices(list(acts), list(acts.values()))
             page = self._rng.choice(PAGES)
             act(page, self._rng.choice(self._cpus))
+            self._used = act in (self._read, self._write) or (self._used and act in leave_it)
             yield f"{number}: {act.__name__} {page}"
 
     def _address(self, page: int) -> int:
@@ -87,6 +93,7 @@ class History:
 
     def _write(self, page: int, cpu: Cpu) -> None:
         if page in self._read_only:
+            self._read(page, cpu)
             return
         value = self._rng.getrandbits(64)
         cpu.write(self._address(page), value)
@@ -159,6 +166,15 @@ class History:
         cpu.invlpg(self._address(page))
         if self._scene.tables is not None:
             cpu.mov_cr3(cpu.vcpu.registers.cr3)
+
+    def _ask_what_was_used(self, _page: int, _cpu: Cpu) -> None:
+        """The host asks, and begins anew."""
+        if self._used:
+            assert self._process.was_used(self._hva, SIZE // PAGE, forget=False)
+            assert self._process.was_used(self._hva, SIZE // PAGE)
+        self._process.was_used(self._hva, SIZE // PAGE)
+        assert not self._process.was_used(self._hva, SIZE // PAGE, forget=False)
+        assert not self._process.was_used(self._hva, SIZE // PAGE)
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -11,7 +11,6 @@ from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_nonleaf_spte
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Kva, Sptep, shadow_index, va
 from mmu_model.kvm.vcpu import KvmVcpu, VcpuMode
-from mmu_model.kvm.vm import Kvm
 
 
 def walk_start(vcpu: KvmVcpu, root: Hpa, address: int) -> tuple[int, int]:
@@ -70,26 +69,10 @@ def last_spte_lockless(vcpu: KvmVcpu, address: int) -> Steps[tuple[Sptep, int] |
     return found
 
 
-class NoShadowWalk:
-    """What is waited for before shadow pages are freed: the flush of all TLBs ends when no vCPU reads them."""
-
-    __slots__ = ("_kvm",)
-
-    def __init__(self, kvm: Kvm) -> None:
-        self._kvm = kvm
-
-    def ready(self) -> bool:
-        """No vCPU walks shadow pages without mmu_lock."""
-        return not any(vcpu.mode is VcpuMode.READING_SHADOW_PAGE_TABLES for vcpu in self._kvm.vcpus)
-
-    def __str__(self) -> str:
-        return "the end of walks through shadow pages"
-
-
 @contextmanager
 def reading_shadow_page_tables(vcpu: KvmVcpu) -> Iterator[None]:
-    """No shadow page is freed meanwhile: who wants to has to wait, as for a vCPU that runs its guest
-    (walk_shadow_page_lockless_begin, _end)."""
+    """No shadow page is freed meanwhile: who flushes the TLBs before has to wait, as for a vCPU that runs its
+    guest (walk_shadow_page_lockless_begin, _end)."""
     vcpu.mode = VcpuMode.READING_SHADOW_PAGE_TABLES
     try:
         yield

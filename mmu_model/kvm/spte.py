@@ -61,7 +61,8 @@ class SpteMasks:
     acc_track :
         What is taken from an spte so that the next access faults.
     memtype :
-        The memory type of a leaf that maps ordinary memory; 0 where the host's MTRRs say it.
+        The memory type of a leaf that maps ordinary memory, and not a device's, which is uncacheable, 0 (vmx.c:
+        vmx_get_mt_mask); 0 where the host's MTRRs say it.
     host_writable, mmu_writable :
         Software bits: the host's mapping is writable; no shadowed guest table forbids writing.
     mmio_value, mmio_mask, mmio_access :
@@ -136,6 +137,12 @@ class SpteMasks:
         saved = spte >> SHADOW_ACC_TRACK_SAVED_BITS_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS_MASK
         kept = SHADOW_ACC_TRACK_SAVED_BITS_MASK << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
         return spte & ~(self.acc_track | kept) | saved
+
+    def changed_pte(self, spte: int, pfn: Pfn) -> int:
+        """The spte for another frame, which may not be written to, and was not used yet (6.1:
+        kvm_mmu_changed_pte_notifier_make_spte)."""
+        flags = spte & ~(SPTE_BASE_ADDR_MASK | PT_WRITABLE_MASK | self.host_writable | self.mmu_writable)
+        return self.mark_for_access_track(flags | pfn << PAGE_SHIFT)
 
 
 def paging_masks(maxphyaddr: int) -> SpteMasks:

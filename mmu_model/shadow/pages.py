@@ -5,6 +5,7 @@ from mmu_model.kvm.page import KvmMmuPage, sp_has_gptes, spte_to_child_sp, sptep
 from mmu_model.kvm.rmap import pte_list_add
 from mmu_model.kvm.role import PageRole, child_role
 from mmu_model.kvm.spte import is_nonleaf_spte, is_shadow_present_pte, make_nonleaf_spte
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, SPTE_ENT_PER_PAGE, Sptep, spte_index
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
@@ -93,7 +94,7 @@ def link_shadow_page(kvm: Kvm, sptep: Sptep, child: KvmMmuPage) -> None:
     mmu_spte_set(kvm, sptep, spte)
     pte_list_add(host, child.parent_ptes, sptep)
     if child.unsync or child.unsync_children:
-        mark_unsync(kvm, sptep)
+        finish(mark_unsync(kvm, sptep))
 
 
 def validate_direct_spte(kvm: Kvm, sptep: Sptep, access: int) -> None:

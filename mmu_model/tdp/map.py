@@ -84,7 +84,9 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
     if not (yield from _make_room(kvm, place)):
         return False
     sp = new_child(kvm, place)
-    sp.nx_huge_page_disallowed = fault.huge_page_disallowed
+    possible = fault.huge_page_disallowed and fault.req_level >= place.level
+    marks = fault.huge_page_disallowed and kvm.kernel.nx_marks_smaller_pages
+    sp.nx_huge_page_disallowed = possible or marks
     is_split = is_shadow_present_pte(place.old_spte)
     if is_split:
         split_into(kvm, place.old_spte, sp)
@@ -93,7 +95,7 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
         return False
     if is_split:
         kvm.stat[PAGES_STAT[sp.role.level]] += SPTE_ENT_PER_PAGE
-    if fault.huge_page_disallowed and fault.req_level >= place.level:
+    if possible:
         yield from kvm.tdp_mmu_pages_lock.wait()
         with kvm.tdp_mmu_pages_lock:
             if sp.nx_huge_page_disallowed:
@@ -143,7 +145,7 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ste
     if fault.slot is None or fault.pfn is None:
         new_spte = make_mmio_spte(kvm.masks, vcpu.memslots.generation, place.gfn, ACC_ALL)
     else:
-        new_spte, wrprot = make_spte(
+        new_spte, wrprot = yield from make_spte(
             kvm,
             sptep_to_sp(kvm.host, place.sptep),
             fault.slot,

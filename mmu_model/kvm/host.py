@@ -56,7 +56,7 @@ class Host:
         """A page of zeroes that nobody writes to."""
         self._next_user_frame = _USER_FRAMES
         self._next_device_frame = _DEVICE_FRAMES.start
-        self._objects: dict[Kva, Any] = {}
+        self._objects: dict[int, Any] = {}
         self._next_object = _HEAP
         self._free_objects: list[Kva] = []
 
@@ -123,7 +123,7 @@ class Host:
             There is none: a wild pointer.
 
         """
-        return self._objects[Kva(pointer)]
+        return self._objects[pointer]
 
     def read(self, sptep: Sptep) -> int:
         """The 64-bit word that the kernel sees at an address."""

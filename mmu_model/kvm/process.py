@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.host import Host
@@ -34,7 +34,8 @@ class MmuNotifier(Protocol):
         """The same, without any effect on the next answer."""
 
 
-class HostMapping(NamedTuple):
+@dataclass(slots=True)
+class HostMapping:
     """What the host's page tables say of one page of the process.
 
     Attributes
@@ -155,10 +156,18 @@ class Process:
     def mapping(self, hva: int) -> HostMapping | None:
         """The host's mapping of the page at `hva` as it is; None if there is none."""
         page = hva >> PAGE_SHIFT
-        area = self._area(page)
+        return self._mapping(page, self._area(page))
+
+    def _mapping(self, page: int, area: _Area | None) -> HostMapping | None:
         if area is not None and area.pfn is not None:
             return HostMapping(Pfn(area.pfn + page - area.start), self._level_at(area, page), area.writable)
         return self._zero_page() if page in self._zeroes else None
+
+    def mapping_level(self, hva: int) -> int:
+        """The size of the page that the host maps what is at `hva` with, as a level; 1 if it maps nothing."""
+        page = hva >> PAGE_SHIFT
+        area = self._area(page)
+        return PG_LEVEL_4K if area is None or area.pfn is None else self._level_at(area, page)
 
     def fault_in(self, hva: int, *, write: bool) -> HostMapping | None:
         """The host's mapping after an access to the page; None if the process may not have one.
@@ -168,18 +177,22 @@ class Process:
         """
         page = hva >> PAGE_SHIFT
         area = self._area(page)
-        if area is not None and area.copy_on_write and write:
+        if area is not None and (area.pfn is None or (area.copy_on_write and write)):
+            self._provide(area, page, write=write)
+            area = self._area(page)
+        return self._mapping(page, area)
+
+    def _provide(self, area: _Area, page: int, *, write: bool) -> None:
+        if area.copy_on_write and write:
             self.replace_page(Hva(page << PAGE_SHIFT), writable=True)
-        elif area is not None and area.pfn is None:
-            if page in self._swapped:
-                self._swap_in(page)
-            elif area.origin is not None:
-                self._areas.append(replace(area.part(page, 1), pfn=area.part(page, 1).origin))
-            elif write and area.writable:
-                self._give_frames(area, page)
-            else:
-                self._zeroes.add(page)
-        return self.mapping(hva)
+        elif page in self._swapped:
+            self._swap_in(page)
+        elif area.origin is not None:
+            self._areas.append(replace(area.part(page, 1), pfn=area.part(page, 1).origin))
+        elif write and area.writable:
+            self._give_frames(area, page)
+        else:
+            self._zeroes.add(page)
 
     def frame_address(self, hva: int) -> Hpa | None:
         """Where the frame of its own begins that the process has at `hva`; None if it has none yet."""

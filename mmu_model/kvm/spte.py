@@ -26,6 +26,7 @@ MTRR_TYPE_WRBACK: Final = 6
 VMX_EPT_MT_EPTE_SHIFT: Final = 3
 
 SPTE_MMU_PRESENT_MASK: Final = 1 << 11
+_PRESENT_OR_PAGE: Final = SPTE_MMU_PRESENT_MASK | PT_PAGE_SIZE_MASK
 SPTE_BASE_ADDR_MASK: Final = (1 << 52) - (1 << PAGE_SHIFT)
 
 SPTE_TDP_AD_MASK: Final = 3 << 52
@@ -218,6 +219,11 @@ def is_large_pte(spte: int) -> bool:
 def is_last_spte(spte: int, level: int) -> bool:
     """Whether a present spte of that level maps a page, rather than point at a shadow page."""
     return level == PG_LEVEL_4K or bool(spte & PT_PAGE_SIZE_MASK)
+
+
+def is_nonleaf_spte(spte: int) -> bool:
+    """Whether an spte above level 1 points at another page of sptes."""
+    return spte & _PRESENT_OR_PAGE == SPTE_MMU_PRESENT_MASK
 
 
 def spte_ad_enabled(spte: int) -> bool:

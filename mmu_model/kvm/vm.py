@@ -195,7 +195,10 @@ class Kvm:
 
     def valid_pages_at(self, gfn: int) -> Iterator[KvmMmuPage]:
         """The usable pages that have this gfn, newest first; pages may be zapped meanwhile."""
-        return (sp for sp in tuple(self.bucket(gfn)) if sp.gfn == gfn and not self.is_obsolete(sp))
+        pages = self.mmu_page_hash.get(page_table_hash(gfn)) if self.mmu_page_hash else None
+        if not pages:
+            return iter(())
+        return (sp for sp in tuple(pages) if sp.gfn == gfn and not self.is_obsolete(sp))
 
     def flush_remote_tlbs(self) -> None:
         """:func:`~mmu_model.kvm.requests.flush_remote_tlbs`; WouldWaitForEver if a vCPU runs meanwhile."""

@@ -11,8 +11,8 @@ from mmu_model.kvm.page_track import page_fault_handle_page_track
 from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.role import ACC_ALL, child_level
 from mmu_model.kvm.spte import (
-    is_large_pte,
     is_last_spte,
+    is_nonleaf_spte,
     is_shadow_present_pte,
     make_mmio_spte,
     make_nonleaf_spte,
@@ -72,8 +72,7 @@ def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
                 return RetPf.RETRY
             if place.level == fault.goal_level:
                 return (yield from _map_target_level(vcpu, fault, place))
-            is_table = is_shadow_present_pte(place.old_spte) and not is_large_pte(place.old_spte)
-            if not is_table and not (yield from _add_table(kvm, fault, place)):
+            if not is_nonleaf_spte(place.old_spte) and not (yield from _add_table(kvm, fault, place)):
                 return RetPf.RETRY
             yield "steps down"
             if not place.try_step_down():

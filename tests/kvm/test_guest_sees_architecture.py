@@ -1,6 +1,6 @@
 """A guest never sees the shadow: random programs have the results that the processor alone gives them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,14 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance.broken import BrokenModel, nothing
 from conformance.live import PREDICATES
 from conformance.races.truths import whole
 from conformance.scenes import MIB, PAGE, TABLES, Editor, editing_guest
 from mmu_model.hardware import CR0_WP, CR4_SMEP, LogicalProcessor, PageFault, PhysicalMemory
 from mmu_model.kernels import KERNELS
+from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
-from tests.kvm.host_steps import HOST_STEPS
+from tests.kvm.host_steps import HOST_STEPS, move
 
 ADDRESSES = (0x5000, 0x9000, 2 * MIB, 1 << 30)
 """Two pages of one last-level table, one of another, one of another directory."""
@@ -137,6 +139,14 @@ class Pair:
             assert self.scene.vm.memory.read(frame) == self.native.memory.read(frame)
 
 
+@pytest.fixture
+def model() -> Iterator[BrokenModel]:
+    """A model that can be broken for the length of a test."""
+    broken = BrokenModel()
+    yield broken
+    broken.restore()
+
+
 MMUS = (
     (MmuKind.SHADOW, TdpFormat.NPT, False),
     (MmuKind.DIRECT, TdpFormat.NPT, False),
@@ -160,8 +170,41 @@ def test_a_guest_sees_the_architecture(
     """Every access has the result, or the fault with the error code, that the processor gives by itself; and
     after every step all that is true of real snapshots is true."""
     kind, tdp_format, pml = mmu
-    pair = Pair.of(kernel, kind, tdp_format, pml=pml)
+    run(Pair.of(kernel, kind, tdp_format, pml=pml), program)
+
+
+def run(pair: Pair, program: list[Any]) -> None:
+    """Raises AssertionError where the two are told apart."""
     for number, (what, first, second) in enumerate(program):
         pair.step(what, first, second, number)
         pair.check()
     pair.same_memory()
+
+
+def nothing_is_unmapped(model: BrokenModel) -> None:
+    """The host moves pages, and sptes lead to where they were."""
+    model.replace("tdp.notifier.kvm_tdp_mmu_unmap_gfn_range", nothing(False))
+
+
+def nothing_is_flushed(model: BrokenModel) -> None:
+    """Processors go on with what they remember."""
+    model.replace("kvm.requests.flush_remote_tlbs", nothing())
+
+
+def leaves_are_counted_once(model: BrokenModel) -> None:
+    """The statistics do not hear of leaves that go."""
+    model.wrap(
+        "tdp.changed.handle_changed_spte",
+        lambda original: lambda kvm, gfn, old, new, level: original(kvm, gfn, old if new else 0, new, level),
+    )
+
+
+@pytest.mark.parametrize("breaks", [nothing_is_unmapped, nothing_is_flushed, leaves_are_counted_once])
+def test_programs_tell_a_wrong_tdp_mmu(breaks: Callable[[BrokenModel], None], model: BrokenModel) -> None:
+    program = [("write", ADDRESSES[0], 0), ("host", move, FRAMES[0]), ("write", ADDRESSES[0], 0)]
+    run(Pair.of("6.1", MmuKind.TDP, TdpFormat.NPT, pml=False), program)
+    pair = Pair.of("6.1", MmuKind.TDP, TdpFormat.NPT, pml=False)
+    breaks(model)
+
+    with pytest.raises((AssertionError, KvmBug)):
+        run(pair, program)

@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[str, Callable[[BrokenModel], None], list[Step]]] = {
     "rights of upper entries do not count": (
         "shadow",
         replaced("kvm.guest_walk.acc_bits", lambda *_: 7),
-        [READ, ("edit_upper", ADDRESSES[0], 0, A | P), READ, WRITE],
+        [WRITE, ("edit_upper", ADDRESSES[0], 0, A | P), READ, WRITE],
     ),
     "CR0 is not looked at": (
         "shadow",

@@ -1,6 +1,7 @@
 """What is true of KVM's MMUs between any two steps of a guest, of the process, or of the host."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from conformance.live import PREDICATES
 from conformance.looking import structs
@@ -10,6 +11,10 @@ from mmu_model.kvm.page_track import kvm_gfn_is_write_tracked
 from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte, is_writable_pte, spte_to_pfn
 from mmu_model.machine import VirtualMachine
 
+_NOT_ALWAYS: Final = {"current_mmio_entries_have_no_memory"}
+"""Synchronizing a page of the shadow MMU renews its MMIO sptes without a look at the memslots (mmu.c:
+sync_mmio_spte), so that one may deny memory that has come since: `test_synchronizing_revives_an_mmio_spte`."""
+
 
 def check(vm: VirtualMachine) -> None:
     """Raises AssertionError if anything is not as it has to be."""
@@ -18,7 +23,13 @@ def check(vm: VirtualMachine) -> None:
     for sp, index, spte in leaves(vm):
         leaf_is_right(vm, sp, index, spte)
     snapshot = vm.snapshot()
-    assert [what for predicate in PREDICATES for what in predicate.check(snapshot)] == []
+    wrong = [
+        what
+        for predicate in PREDICATES
+        if predicate.name not in _NOT_ALWAYS or not vm.kvm.shadow_root_allocated
+        for what in predicate.check(snapshot)
+    ]
+    assert not wrong, "; ".join(wrong)
 
 
 def leaves(vm: VirtualMachine) -> Iterator[tuple[KvmMmuPage, int, int]]:

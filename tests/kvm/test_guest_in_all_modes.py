@@ -7,9 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conformance.broken import BrokenModel, nothing
+from conformance.looking import structs
 from mmu_model.hardware import Kind, Mode
 from mmu_model.kernels import KERNELS
 from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.mmio import check_mmio_spte
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from tests.kvm.invariants import check
@@ -229,3 +231,20 @@ def test_a_program_tells_a_wrong_model(wrong: str, model: BrokenModel) -> None:
 
     with pytest.raises((AssertionError, KvmBug)):
         run(twins, program)
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+def test_synchronizing_revives_an_mmio_spte(kernel: str) -> None:
+    """An address without memory is known as such; then memory comes, so that this is not believed any more; then the
+    guest writes the same entry again. In synchronizing it 6.12 gives the spte the new generation, and does not
+    ask whether there is memory; 6.1 drops the spte and makes none in advance."""
+    twins = Twins.of(kernel, *MMUS["shadow"])
+    program: list[Step] = [SPARE, READ, ("add", 0), SPARE]
+    for each in program:
+        step(twins, *each)
+
+    entries = [word for sp in structs(twins.vm) for word in twins.vm.host.words(sp.spt)]
+    believed = [w for w in entries if twins.vm.kvm.masks.is_mmio(w) and check_mmio_spte(twins.cpu.vcpu, w)]
+
+    assert len(believed) == (1 if kernel == "6.12" else 0)
+    assert twins.vm.kvm.memslots[0].find(FRAMES[2] >> 12) is not None

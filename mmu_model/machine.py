@@ -5,6 +5,7 @@ it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 from mmu_model.hardware import control
@@ -38,7 +39,12 @@ from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.fault import RetPf
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
+from mmu_model.kvm.memory_region import (
+    add_memory_region,
+    address_space,
+    check_region,
+    delete_memory_region,
+)
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
@@ -50,7 +56,7 @@ from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.shrinker import mmu_shrinker
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL, Hva
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
@@ -182,8 +188,10 @@ class VirtualMachine:
         `as_id` 1 is the memory of SMM. Other parameters as of :meth:`Process.mmap` and
         :func:`~mmu_model.kvm.memory_region.add_memory_region`, which raises the errors.
         """
+        slots = address_space(self.kvm, as_id)
+        slot_id = next(number for number in count() if slots.by_id(number) is None)
+        check_region(self.kvm, slots, slot_id, gpa, size, Hva(0), flags)
         hva = self.process.mmap(size >> PAGE_SHIFT, level, writable=writable, offset=offset)
-        slot_id = sum(1 for _ in self.kvm.memslots[as_id])
         return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags, as_id=as_id)
 
     def remove_memory(self, slot: KvmMemorySlot) -> None:

@@ -51,7 +51,9 @@ def make_spte(
 
     """
     level, masks = sp.role.level, kvm.masks
-    spte = SPTE_MMU_PRESENT_MASK | masks.present | masks.memtype | pfn << PAGE_SHIFT
+    spte = SPTE_MMU_PRESENT_MASK | masks.present | pfn << PAGE_SHIFT
+    if masks.memtype and not kvm.host.is_device(pfn):
+        spte |= masks.memtype
     accessed, dirty = masks.accessed, masks.dirty
     if sp.role.ad_disabled:
         spte |= SPTE_TDP_AD_DISABLED

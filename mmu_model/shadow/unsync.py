@@ -4,7 +4,7 @@ from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.page import KvmMmuPage, sp_has_gptes, spte_to_child_sp, sptep_to_sp
 from mmu_model.kvm.page_track import kvm_gfn_is_write_tracked
 from mmu_model.kvm.rmap import pte_list
-from mmu_model.kvm.spte import is_large_pte, is_shadow_present_pte
+from mmu_model.kvm.spte import is_nonleaf_spte
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import Sptep, spte_index
 from mmu_model.kvm.vm import Kvm
@@ -112,7 +112,7 @@ def _unsync_walk(kvm: Kvm, sp: KvmMmuPage, above: Path, found: dict[KvmMmuPage, 
 
 def _unsync_below(kvm: Kvm, sp: KvmMmuPage, index: int, path: Path, found: dict[KvmMmuPage, Path]) -> int:
     spte = kvm.host.read(sp.sptep(index))
-    if not is_shadow_present_pte(spte) or is_large_pte(spte):
+    if not is_nonleaf_spte(spte):
         return 0
     child = spte_to_child_sp(kvm.host, spte)
     if child.unsync_children:

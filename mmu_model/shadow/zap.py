@@ -51,7 +51,7 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: KvmMmuPage, invalid_list: InvalidList
 
 
 def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: InvalidList) -> None:
-    """:func:`commit_zap_page` with nobody in between."""
+    """:func:`commit_zap_page` with nobody in between; WouldWaitForEver if a vCPU walks shadow pages."""
     if invalid_list:
         finish(commit_zap_page(kvm, invalid_list))
 

@@ -3,6 +3,7 @@
 from typing import Final
 
 from conformance.scenes import PAGE, Scene, guest
+from mmu_model.exits import VmExit
 from mmu_model.hardware import PAGE_SHIFT, Gfn, Kind, access
 from mmu_model.kvm import zap_all
 from mmu_model.kvm.dirty_log import get_dirty_log
@@ -17,7 +18,7 @@ from mmu_model.kvm.roots import kvm_mmu_free_roots, serve_requests
 from mmu_model.kvm.task import Spin, Steps, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Hva
 from mmu_model.kvm.vcpu import KvmVcpu
-from mmu_model.machine import Cpu, VirtualMachine, VmExit
+from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import MmuKind
 from mmu_model.tdp.map import kvm_tdp_mmu_page_fault
 

@@ -8,31 +8,20 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
+from mmu_model.exits import VmExit, exit_of
+from mmu_model.guest_entry import load_processor, spte_masks
 from mmu_model.hardware import control
 from mmu_model.hardware.access import Access, Kind, access
-from mmu_model.hardware.ept import ExtendedPaging
-from mmu_model.hardware.faults import EptMisconfiguration, EptViolation, NestedPageFault, PageFault
-from mmu_model.hardware.nested import SecondDimension
-from mmu_model.hardware.npt import NestedPaging
-from mmu_model.hardware.pml import PageModificationLogFull
+from mmu_model.hardware.faults import Fault
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
     CR0_PG,
-    CR0_WP,
-    CR4_LA57,
-    CR4_PAE,
-    CR4_PKE,
-    CR4_SMAP,
-    CR4_SMEP,
-    EFER_LMA,
-    EFER_LME,
-    EFER_NXE,
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.hypervisor import Hypervisor
-from mmu_model.kernels import Kernel, kernel_named, on_32_bit
+from mmu_model.kernels import kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug, KvmError
@@ -54,16 +43,11 @@ from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_register
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.shrinker import mmu_shrinker
-from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL, Hva
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Hva
 from mmu_model.kvm.vcpu import KvmVcpu, Request
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
-    EPT_MISCONFIG_ERROR_CODE,
-    construct_eptp,
-    ept_misconfig_exit,
-    ept_violation_error_code,
     vmx_flush_pml_buffer,
 )
 from mmu_model.kvm.words import load, store
@@ -83,22 +67,6 @@ FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
 
 class TripleFault(Exception):
     """The guest cannot go on."""
-
-
-class VmExit(Exception):
-    """The processor left the guest in the middle of an instruction.
-
-    Attributes
-    ----------
-    fault :
-        The address, gva or gpa, and error code of a fault that is KVM's business; None if the guest can
-        simply go on.
-
-    """
-
-    def __init__(self, fault: tuple[int, int] | None) -> None:
-        super().__init__(fault)
-        self.fault = fault
 
 
 class VirtualMachine:
@@ -309,30 +277,12 @@ class Cpu(Hypervisor):
             raise TripleFault("CR3 points at no memory")
         if Request.LOAD_MMU_PGD in vcpu.requests:
             vcpu.requests -= FLUSHES
-            self._processor = self._load()
+            self._processor = load_processor(vcpu)
             vcpu.requests.discard(Request.LOAD_MMU_PGD)
         elif FLUSHES & vcpu.requests:
             vcpu.requests -= FLUSHES
             flush = self._processor.invept if vcpu.kvm.parameters.ept_enabled else self._processor.flush_asid
             flush()
-
-    def _load(self) -> LogicalProcessor:
-        """A processor that has entered the guest, with the root that KVM has for it."""
-        vcpu, processor = self.vcpu, LogicalProcessor(self._vm.host.memory)
-        if vcpu.kvm.parameters.tdp_enabled:
-            processor.enter_guest(vcpu.registers, self._second_dimension(), pdptes=vcpu.pdptes)
-        else:
-            processor.enter_guest(shadow_paging_registers(vcpu.registers, vcpu.mmu.root.hpa), None)
-        return processor
-
-    def _second_dimension(self) -> SecondDimension:
-        vcpu, maxphyaddr = self.vcpu, self._vm.host.memory.maxphyaddr
-        if vcpu.kvm.parameters.ept_enabled:
-            log = None if vcpu.guest_mode else vcpu.pml
-            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr, log=log)
-        la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
-        efer = EFER_NXE | (EFER_LMA if vcpu.kvm.host.x86_64 else 0)
-        return NestedPaging(vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=efer, maxphyaddr=maxphyaddr)
 
     def execute(self, instruction: Instruction) -> int:
         """What the processor does by itself in the guest; then it is outside again.
@@ -347,21 +297,11 @@ class Cpu(Hypervisor):
         """
         try:
             return self._access(instruction)
-        except PageFault as fault:
-            if self.vcpu.kvm.parameters.tdp_enabled:
-                raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
-            raise VmExit((fault.cr2, fault.error_code)) from None
-        except NestedPageFault as fault:
-            self.vcpu.exit = fault
-            raise VmExit((fault.exit_info_2, fault.exit_info_1)) from None
-        except EptViolation as fault:
-            self.vcpu.exit_qualification = fault.exit_qualification
-            raise VmExit((fault.gpa, ept_violation_error_code(fault.exit_qualification))) from None
-        except EptMisconfiguration as fault:
-            ept_misconfig_exit(self.vcpu)
-            raise VmExit((fault.gpa, EPT_MISCONFIG_ERROR_CODE)) from None
-        except PageModificationLogFull:
-            raise VmExit(None) from None
+        except Fault as fault:
+            exit_reason = exit_of(self.vcpu, fault)
+            if exit_reason is None:
+                raise
+            raise exit_reason from None
         finally:
             vmx_flush_pml_buffer(self.vcpu)
 
@@ -387,35 +327,3 @@ class Cpu(Hypervisor):
         fault, self.vcpu.exception = self.vcpu.exception, None
         if fault is not None:
             raise fault
-
-
-def spte_masks(kernel: Kernel, parameters: Parameters, maxphyaddr: int) -> SpteMasks:
-    """The format of sptes that the host's processor walks for guests."""
-    if not parameters.ept_enabled:
-        return paging_masks(maxphyaddr)
-    has_ad_bits = parameters.tdp_format is TdpFormat.EPT
-    return ept_masks(has_ad_bits=has_ad_bits, suppress_ve=kernel.ept_suppresses_ve)
-
-
-def shadow_paging_registers(guest: Registers, root: int) -> Registers:
-    """What the processor runs a guest with that has no nested paging (svm.c: svm_set_cr0, svm_set_cr4).
-
-    Always with paging, PAE at least, and with CR0.WP and EFER.NX; a guest without paging is no reason for
-    SMEP, SMAP or protection keys.
-    """
-    cr4 = guest.cr4 | CR4_PAE
-    if not guest.cr0 & CR0_PG:
-        cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE)
-    efer = guest.efer | EFER_NXE
-    if not efer & EFER_LMA:
-        efer &= ~EFER_LME
-    return Registers(
-        cr0=guest.cr0 | CR0_PE | CR0_PG | CR0_WP,
-        cr3=root,
-        cr4=cr4,
-        efer=efer,
-        pkru=guest.pkru,
-        pkrs=guest.pkrs,
-        ac=guest.ac,
-        maxphyaddr=guest.maxphyaddr,
-    )

@@ -5,6 +5,7 @@ import pytest
 from conformance.looking import structs
 from conformance.scenes import (
     MIB,
+    NESTED_FORMATS,
     NESTED_TABLES,
     STUCK,
     Scene,
@@ -89,9 +90,10 @@ def test_not_if_the_table_translates_the_very_access(kernel: str, read_before: b
 
 @pytest.mark.spec(UNSHADOW)
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_not_for_nested_guests(kernel: str, mmu: MmuKind) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_not_for_nested_guests(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
     """Edge: what KVM shadows are the tables of the guest, not of the guest's guest."""
-    scene = nested_guest(kernel, mmu, mapped={0x5000: NESTED_TABLES})
+    scene = nested_guest(kernel, mmu, mapped={0x5000: NESTED_TABLES}, tdp_format=tdp_format)
     scene.reads(0x5000)
 
     assert stores(scene, 0x5000 + 8 * 300, 0) == FAILED
@@ -187,9 +189,10 @@ def test_not_what_is_absent(kernel: str, mmu: MmuKind) -> None:
 
 @pytest.mark.spec(FAST)
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
     """Edge: KVM has to see the write to what it shadows for a nested guest."""
-    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000}, tdp_format=tdp_format)
     scene.reads(0x5000)
     scene.cpu.leave_nested()
     scene.cpu.set_registers(guest(kernel, mmu).cpu.vcpu.registers)

@@ -84,6 +84,10 @@ class _Area:
         origin = None if self.origin is None else Pfn(self.origin + offset)
         return replace(self, start=page, npages=npages, pfn=pfn, origin=origin)
 
+    def overlaps(self, page: int, npages: int) -> bool:
+        """Whether some of these pages are in it."""
+        return self.start < page + npages and page < self.start + self.npages
+
 
 def _shared(area: _Area, pfn: Pfn) -> _Area:
     """A page that others have as well."""
@@ -318,7 +322,7 @@ class Process:
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
         for area in reversed(self._areas):
-            if area.start <= page < area.start + area.npages:
+            if area.overlaps(page, 1):
                 return area
         return None
 
@@ -328,13 +332,13 @@ class Process:
             size = pages_per_hpage(level)
             first = page & -size
             within = area.start <= first and first + size <= area.start + area.npages
-            if within and not self._is_changed(area, first, first + size):
+            if within and not self._is_changed(area, first, size):
                 return level
         return PG_LEVEL_4K
 
-    def _is_changed(self, area: _Area, first: int, behind: int) -> bool:
+    def _is_changed(self, area: _Area, first: int, npages: int) -> bool:
         later = takewhile(lambda other: other is not area, reversed(self._areas))
-        return any(other.start < behind and first < other.start + other.npages for other in later)
+        return any(other.overlaps(first, npages) for other in later)
 
     def _change(self, hva: Hva, npages: int, change: Callable[[_Area], _Area]) -> None:
         """Change pages that were mapped together, or have been changed together before."""

@@ -35,7 +35,7 @@ from mmu_model.kernels import Kernel, kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug, KvmError
-from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.fault import RET_PF_EMULATE
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
@@ -280,7 +280,7 @@ class Cpu(Hypervisor):
             if fault is None:
                 continue
             emulation = EmulationType()
-            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RetPf.EMULATE:
+            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RET_PF_EMULATE:
                 result = self._emulate(instruction, emulation)
                 if result is not None:
                     return result

@@ -45,13 +45,20 @@ from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
+from mmu_model.kvm.requests import check_request
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.shrinker import mmu_shrinker
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import (
+    KVM_REQ_LOAD_MMU_PGD,
+    KVM_REQ_TLB_FLUSH,
+    KVM_REQ_TLB_FLUSH_CURRENT,
+    KVM_REQ_TRIPLE_FAULT,
+    KvmVcpu,
+)
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
     EPT_MISCONFIG_ERROR_CODE,
@@ -72,7 +79,7 @@ MAX_EXITS: Final = 100
 CR0_EM_TS: Final = 3 << 2
 """CR0.EM and CR0.TS, which mean nothing for memory."""
 
-FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
+FLUSHES: Final = KVM_REQ_TLB_FLUSH | KVM_REQ_TLB_FLUSH_CURRENT
 
 
 class TripleFault(Exception):
@@ -297,14 +304,13 @@ class Cpu(Hypervisor):
         Requests to the MMU are served already; raises TripleFault if the guest cannot go on.
         """
         vcpu = self.vcpu
-        if Request.TRIPLE_FAULT in vcpu.requests:
+        if vcpu.requests & KVM_REQ_TRIPLE_FAULT:
             raise TripleFault("CR3 points at no memory")
-        if Request.LOAD_MMU_PGD in vcpu.requests:
-            vcpu.requests -= FLUSHES
+        if check_request(vcpu, KVM_REQ_LOAD_MMU_PGD):
+            vcpu.requests &= ~FLUSHES
             self._processor = self._load()
-            vcpu.requests.discard(Request.LOAD_MMU_PGD)
-        elif FLUSHES & vcpu.requests:
-            vcpu.requests -= FLUSHES
+        elif vcpu.requests & FLUSHES:
+            vcpu.requests &= ~FLUSHES
             flush = self._processor.invept if vcpu.kvm.parameters.ept_enabled else self._processor.flush_asid
             flush()
 

@@ -35,6 +35,8 @@ def fast_page_fault(
 ) -> Steps[RetPf]:
     """FIXED or SPURIOUS if that was all; INVALID if the fault has to be handled under the lock.
 
+    The caller has asked :func:`page_fault_can_be_fast` whether to try: few faults are worth it.
+
     Parameters
     ----------
     vcpu, fault :
@@ -45,8 +47,6 @@ def fast_page_fault(
         The walk through them.
 
     """
-    if not page_fault_can_be_fast(vcpu, fault):
-        return RET_PF_INVALID
     result: RetPf | None = None
     with reading:
         for _ in range(1 + RETRIES):

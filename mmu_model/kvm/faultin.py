@@ -6,7 +6,7 @@ from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID
 from mmu_model.kvm.mmio import vcpu_cache_mmio_info
 from mmu_model.kvm.page import root_to_sp
 from mmu_model.kvm.task import Steps, finish, might_sleep
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, KvmVcpu
 from mmu_model.kvm.vm import Kvm
 
 
@@ -61,7 +61,7 @@ def is_page_fault_stale(vcpu: KvmVcpu, fault: KvmPageFault) -> bool:
     sp = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
     if sp is not None and vcpu.kvm.is_obsolete(sp):
         return True
-    if sp is None and Request.MMU_FREE_OBSOLETE_ROOTS in vcpu.requests:
+    if sp is None and vcpu.requests & KVM_REQ_MMU_FREE_OBSOLETE_ROOTS:
         return True
     return fault.slot is not None and mmu_invalidate_retry_gfn(vcpu.kvm, fault.mmu_seq)
 

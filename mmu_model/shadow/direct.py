@@ -1,7 +1,7 @@
 """Guest-physical memory mapped by shadow pages: guests without paging, nested paging without the TDP MMU."""
 
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fast_page_fault import fast_page_fault
+from mmu_model.kvm.fast_page_fault import fast_page_fault, page_fault_can_be_fast
 from mmu_model.kvm.fault import (
     RET_PF_CONTINUE,
     RET_PF_INVALID,
@@ -39,10 +39,11 @@ def direct_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     """A fault at a guest-physical address."""
     if page_fault_handle_page_track(fault):
         return RET_PF_WRITE_PROTECTED
-    reading = reading_shadow_page_tables(vcpu)
-    result = finish(fast_page_fault(vcpu, fault, reading, lambda: last_spte_lockless(vcpu, fault.addr)))
-    if result is not RET_PF_INVALID:
-        return result
+    if page_fault_can_be_fast(vcpu, fault):
+        reading = reading_shadow_page_tables(vcpu)
+        result = finish(fast_page_fault(vcpu, fault, reading, lambda: last_spte_lockless(vcpu, fault.addr)))
+        if result is not RET_PF_INVALID:
+            return result
     result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RET_PF_CONTINUE:
         return result

@@ -19,7 +19,7 @@ from mmu_model.kvm.page_track import page_fault_handle_page_track
 from mmu_model.kvm.role import ACC_EXEC_MASK, ACC_USER_MASK, ACC_WRITE_MASK
 from mmu_model.kvm.shadow_walk import for_each_shadow_entry
 from mmu_model.kvm.types import Sptep, gfn_round_for_level
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, KvmVcpu
 from mmu_model.shadow.nx import account_nx_huge_page
 from mmu_model.shadow.pages import kvm_mmu_get_child_sp, link_shadow_page, validate_direct_spte
 from mmu_model.shadow.recycle import make_mmu_pages_available
@@ -74,7 +74,7 @@ def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
     if _gpte_changed(vcpu, gw, gw.max_level):
         return RET_PF_RETRY
     if root_to_sp(kvm.host, root.hpa) is None and vcpu.mmu.pae_root is None:
-        vcpu.requests.add(Request.MMU_FREE_OBSOLETE_ROOTS)
+        vcpu.requests |= KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
         return RET_PF_RETRY
 
     entries = for_each_shadow_entry(vcpu, fault.addr)

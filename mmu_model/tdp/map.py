@@ -1,7 +1,7 @@
 """A fault under nested paging, answered by the TDP MMU (tdp_mmu.c: kvm_tdp_mmu_map)."""
 
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fast_page_fault import fast_page_fault
+from mmu_model.kvm.fast_page_fault import fast_page_fault, page_fault_can_be_fast
 from mmu_model.kvm.fault import (
     RET_PF_CONTINUE,
     RET_PF_EMULATE,
@@ -41,9 +41,10 @@ def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """A fault at a guest-physical address. Many vCPUs may be here at once: mmu_lock is held for read."""
     if page_fault_handle_page_track(fault):
         return RET_PF_WRITE_PROTECTED
-    result = yield from fast_page_fault(vcpu, fault, vcpu.kvm.rcu.read, lambda: _last_spte(vcpu, fault))
-    if result is not RET_PF_INVALID:
-        return result
+    if page_fault_can_be_fast(vcpu, fault):
+        result = yield from fast_page_fault(vcpu, fault, vcpu.kvm.rcu.read, lambda: _last_spte(vcpu, fault))
+        if result is not RET_PF_INVALID:
+            return result
     result = yield from faultin_pfn(vcpu, fault, ACC_ALL)
     if result is not RET_PF_CONTINUE:
         return result

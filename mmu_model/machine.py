@@ -25,7 +25,7 @@ from mmu_model.kernels import kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug, KvmError
-from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.fault import RET_PF_EMULATE
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memory_region import (
@@ -40,12 +40,19 @@ from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
+from mmu_model.kvm.requests import check_request
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.shrinker import mmu_shrinker
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Hva
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import (
+    KVM_REQ_LOAD_MMU_PGD,
+    KVM_REQ_TLB_FLUSH,
+    KVM_REQ_TLB_FLUSH_CURRENT,
+    KVM_REQ_TRIPLE_FAULT,
+    KvmVcpu,
+)
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
     vmx_flush_pml_buffer,
@@ -62,7 +69,7 @@ MAX_EXITS: Final = 100
 CR0_EM_TS: Final = 3 << 2
 """CR0.EM and CR0.TS, which mean nothing for memory."""
 
-FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
+FLUSHES: Final = KVM_REQ_TLB_FLUSH | KVM_REQ_TLB_FLUSH_CURRENT
 
 
 class TripleFault(Exception):
@@ -256,7 +263,7 @@ class Cpu(Hypervisor):
             if fault is None:
                 continue
             emulation = EmulationType()
-            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RetPf.EMULATE:
+            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RET_PF_EMULATE:
                 result = self._emulate(instruction, emulation)
                 if result is not None:
                     return result
@@ -273,14 +280,13 @@ class Cpu(Hypervisor):
         Requests to the MMU are served already; raises TripleFault if the guest cannot go on.
         """
         vcpu = self.vcpu
-        if Request.TRIPLE_FAULT in vcpu.requests:
+        if vcpu.requests & KVM_REQ_TRIPLE_FAULT:
             raise TripleFault("CR3 points at no memory")
-        if Request.LOAD_MMU_PGD in vcpu.requests:
-            vcpu.requests -= FLUSHES
+        if check_request(vcpu, KVM_REQ_LOAD_MMU_PGD):
+            vcpu.requests &= ~FLUSHES
             self._processor = load_processor(vcpu)
-            vcpu.requests.discard(Request.LOAD_MMU_PGD)
-        elif FLUSHES & vcpu.requests:
-            vcpu.requests -= FLUSHES
+        elif vcpu.requests & FLUSHES:
+            vcpu.requests &= ~FLUSHES
             flush = self._processor.invept if vcpu.kvm.parameters.ept_enabled else self._processor.flush_asid
             flush()
 

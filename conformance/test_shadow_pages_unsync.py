@@ -9,6 +9,7 @@ from conformance.looking import structs
 from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, USED, Editor, editing_guest
 from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.task import finish
 
 HERE, OTHER = 0x6000, 0x7000
 OLD, NEW = 111, 222
@@ -167,7 +168,7 @@ def test_only_marked_entries_are_looked_at(kernel: str) -> None:
     scene.cpu.mov_cr3(scene.cpu.vcpu.registers.cr3)
     model.wrap("kvm.host.Host.read", watch)
     try:
-        scene.vm.kvm.shadow.kvm_mmu_sync_roots(scene.cpu.vcpu)
+        finish(scene.vm.kvm.shadow.kvm_mmu_sync_roots(scene.cpu.vcpu))
     finally:
         model.restore()
 

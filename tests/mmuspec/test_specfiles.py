@@ -1,8 +1,8 @@
 """The spec on disk: written whole, read with care."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,16 +143,20 @@ def test_a_missing_or_empty_folder(tmp_path: Path) -> None:
 
 def test_an_interrupted_write_leaves_what_was_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    calls = []
-    real = os.fdopen
+    calls: list[Path] = []
+    real = Path.open
 
-    def interrupted(*args: object, **kwargs: object) -> object:
-        calls.append(args)
+    def interrupted(path: Path, mode: str = "r", **kwargs: Any) -> Any:
+        opened = real(path, mode, **kwargs)
+        if mode != "xb":
+            return opened
+        calls.append(path)
         if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*args, **kwargs)  # type: ignore[call-overload]
+            opened.close()
+            raise KeyboardInterrupt  # the file is there, and nobody has been told
+        return opened
 
-    monkeypatch.setattr(os, "fdopen", interrupted)
+    monkeypatch.setattr(Path, "open", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_spec(spec_of(GADGET + "\nMore.\n"), saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before

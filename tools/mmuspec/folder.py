@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from mmuspec.errors import Problem
 
@@ -26,7 +25,12 @@ def replace(directory: Path, files: Mapping[str, str | bytes], pattern: str | No
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            written.append((_beside(directory, content), directory / name))
+            beside = directory / f".writing-{uuid4().hex}"
+            written.append(
+                (beside, directory / name)
+            )  # before it is there, or an interruption could leave it
+            with beside.open("xb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
         for beside, place in written:
             beside.replace(place)
         for old in set(directory.glob(pattern)) - {place for _, place in written} if pattern else ():
@@ -37,17 +41,3 @@ def replace(directory: Path, files: Mapping[str, str | bytes], pattern: str | No
         for beside, _ in written:
             with suppress(OSError):
                 beside.unlink(missing_ok=True)
-
-
-def _beside(directory: Path, content: str | bytes) -> Path:
-    data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=directory, prefix=".writing-")
-    beside = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        beside.chmod(0o644)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    return beside

@@ -117,19 +117,17 @@ def _folded(runs: Sequence[Run], places: Places) -> list[Run]:
     for each in runs:
         run = replace(each, links=tuple(replace(link, target=places.of[link.target]) for link in each.links))
         last = folded[-1] if folded else None
-        if last and _continues(last, run, places):
+        if last and _continues(last, run):
             folded[-1] = replace(last, count=last.count + 1, links=merged(iter((*last.links, *run.links))))
         else:
             folded.append(run)
     return folded
 
 
-def _continues(run: Run, each: Run, places: Places) -> bool:
+def _continues(run: Run, each: Run) -> bool:
     if each.first != run.first + run.count or each.change is not run.change:
         return False
     if {link.target for link in run.links} != {link.target for link in each.links}:
-        return False
-    if run.shown.kind is Kind.TABLE and not all(link.target in places.stacks for link in run.links):
         return False
     return _follows(run.before, each.before, run.count) and _follows(run.after, each.after, run.count)
 

@@ -138,7 +138,7 @@ def _card(root: ElementTree.Element, box: Box) -> None:
 
 
 def _link(root: ElementTree.Element, path: Path) -> None:
-    change = CLASSES[path.row.change]
+    change = CLASSES[path.change]
     (x, y), (end_x, end_y) = path.points[0], path.points[-1]
     ElementTree.SubElement(root, "path", {"class": f"link {change}".strip(), "d": _curve(path.points)})
     tip = f"M{_number(end_x - 7)},{_number(end_y - 4)}l7,4l-7,4z"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mmu_model.snapshot import Kind, Snapshot
+from mmu_model.snapshot import Kind, Snapshot, Spte
 
 from .match import Change, Meaning, Pair, Side, Step, span
 from .picture import Link, Row
@@ -137,19 +137,19 @@ def _follows(one: Meaning | None, other: Meaning | None, distance: int) -> bool:
     if one is None or other is None:
         return one is other
     if one.kind is Kind.MMIO and other.kind is Kind.MMIO:
-        return other.bits == one.bits + (distance << 12)
-    gfn = one.gfn if one.gfn is None else one.gfn + distance * span(one.level)
-    return (one.kind, one.bits, gfn) == (other.kind, other.bits, other.gfn)
+        return other.spte.raw == one.spte.raw + (distance << 12)
+    gfn = one.gfn if one.gfn is None else one.gfn + distance * span(one.spte.level)
+    return (one.spte, gfn) == (other.spte, other.gfn)
 
 
 def _kept(runs: Sequence[Run], places: Places) -> set[Run]:
     """Changed ones first, then one of each sort, then the rest in order; last what leads to folded pages."""
     if len(runs) <= MOST_ROWS:
         return set(runs)
-    sorts: set[tuple[Kind, int]] = set()
+    sorts: set[Spte] = set()
     ranked = []
     for position, run in enumerate(runs):
-        sort = run.shown.kind, run.shown.bits
+        sort = run.shown.spte
         rank = 0 if run.change is not Change.NONE else 2 if sort in sorts else 1
         rank += 3 * any(link.target in places.stacks for link in run.links)
         sorts.add(sort)
@@ -176,7 +176,7 @@ def _was(before: Meaning, after: Meaning, count: int, snapshot: Snapshot) -> str
     if same and before.kind is Kind.TABLE:
         moved = before.target != after.target
         return access_words(before.spte) + (f" → {before.target or 'no page'}" if moved else "")
-    if before.kind is Kind.LEAF and (before.kind, before.bits) == (after.kind, after.bits):
+    if before.kind is Kind.LEAF and before.spte == after.spte:
         return f"gfn {hexadecimal(before.gfn or 0)}"
     if before.kind is after.kind is Kind.MMIO and before.spte.mmio_gfn == after.spte.mmio_gfn:
         return f"generation {before.spte.mmio_generation}"

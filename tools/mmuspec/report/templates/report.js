@@ -323,6 +323,7 @@ root.classList.add("scripting");
 for (const each of all(".scripted")) each.hidden = false;
 new ResizeObserver(() => { root.style.scrollPaddingTop = `${one(".bar").offsetHeight + 16}px`; }).observe(one(".bar"));
 addEventListener("popstate", follow);
+addEventListener("hashchange", follow);
 // When all is there the browser goes to what the address names, and knows no better than its top.
 addEventListener("load", follow);
 follow();

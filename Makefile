@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup spec documents report test oracle live browser lint bench clean
+.PHONY: help setup spec documents report test oracle mutants live browser lint bench clean
 
 help:            ## what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: setup      ## ruff and mypy
 
 bench: setup     ## measure, and write build/bench.json
 	$(BIN)/python -m benchmarks
+
+mutants: setup   ## mutate the model, see what conformance/ notices: make mutants SAMPLE=400 SEED=1
+	$(BIN)/python -m mutants --sample $(or $(SAMPLE),400) --seed $(or $(SEED),1) $(if $(JOBS),--jobs $(JOBS))
 
 live: setup      ## record all scenarios on real kernels (needs QEMU, gcc, apt-get)
 	$(BIN)/kvm-live record

@@ -24,7 +24,7 @@ for (const span of all(".document .statement")) {
   statements.get(name).spans.push(span);
 }
 for (const each of statements.values()) {
-  each.known = one(":scope > .known", each.spans.at(-1));
+  each.known = one(":scope > .known", each.spans.find((span) => one(":scope > .known", span)));
   each.facets = each.spans[0].dataset;
 }
 

@@ -73,6 +73,15 @@ def test_a_link_from_the_overview_opens_its_statement(gadget: Path, visit: Visit
     expect(card(page, id_of("state.kind"))).to_be_visible()  # what fails comes first
 
 
+def test_the_contents_say_where_one_is(gadget: Path, visit: Visit) -> None:
+    page = visit(gadget, height=300)
+
+    page.locator(".contents").get_by_role("link", name="Events").click()
+
+    expect(page.locator(".contents [aria-current]")).to_have_text("Events")
+    expect(page.get_by_role("heading", name="Events")).to_be_in_viewport()
+
+
 def test_marking_text_opens_nothing(gadget: Path, visit: Visit) -> None:
     page = visit(gadget)
     box = words(page, id_of("use_count")).bounding_box()

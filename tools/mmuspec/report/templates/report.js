@@ -24,8 +24,9 @@ for (const span of all(".document .statement")) {
   statements.get(name).spans.push(span);
 }
 for (const each of statements.values()) {
-  each.known = one(":scope > .known", each.spans.find((span) => one(":scope > .known", span)));
+  each.known = each.spans.map((span) => one(":scope > .known", span)).find(Boolean);
   each.facets = each.spans[0].dataset;
+  if (!each.known) statements.delete(each.name);
 }
 
 function textOf(statement) {
@@ -297,6 +298,18 @@ one(".clear").addEventListener("click", () => {
   filter();
   push(opened()?.name ?? "");
 });
+
+// ---- where one is
+
+const entries = new Map(all(".contents a").map((link) => [decodeURIComponent(link.hash.slice(1)), link]));
+const onTop = new IntersectionObserver((changes) => {
+  for (const { target, isIntersecting } of changes) {
+    const link = entries.get(target.getAttribute("aria-labelledby"));
+    if (isIntersecting) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+}, { rootMargin: "-25% 0px -75% 0px" });
+for (const chapter of all(".chapter")) onTop.observe(chapter);
 
 // ---- looks
 

@@ -120,7 +120,7 @@ def test_marks_are_named_when_they_are_looked_for(gadget: Path, visit: Visit) ->
 
 
 FUNCTIONS = """[...document.querySelectorAll('.card a.path[href*=".py#L"]')]
-  .filter((link) => !/:\\d+$/.test(link.title)).map((link) => [link.title, link.getAttribute("href")])"""
+  .filter((link) => !/:\\d+$/.test(link.textContent)).map((link) => [link.textContent, link.getAttribute("href")])"""
 """Links to tests and violations; an assertion's line is that of the run, and the file may have changed since."""
 
 

@@ -307,7 +307,7 @@ def test_links_lead_to_source_lines_where_there_are_any() -> None:
     )
     report = build(SPEC, run, DOCUMENT, aside=Aside(code=Code(root)))
     card = read(page(report, Links(root, root / "build" / "report"))).one(id=name).one(class_="card")
-    links = {each.attributes["title"]: each.attributes["href"] for each in card.all("a", class_="path")}
+    links = {each.text: each.attributes["href"] for each in card.all("a", class_="path")}
 
     path, _, line = links[nodeid].partition("#L")
     assert path == "../../tests/report/test_html.py"

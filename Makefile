@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup spec documents report test oracle mutants live lint bench clean
+.PHONY: help setup spec documents report test oracle mutants live browser lint bench clean
 
 help:            ## what there is
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ mutants: setup   ## mutate the model, see what conformance/ notices: make mutant
 
 live: setup      ## record all scenarios on real kernels (needs QEMU, gcc, apt-get)
 	$(BIN)/kvm-live record
+
+browser:         ## look at the report in a real browser (needs Chromium, or root and apt-get)
+	sh .ci/browser
 
 clean:           ## remove what make made
 	rm -rf build $(VENV)

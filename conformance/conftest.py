@@ -9,6 +9,7 @@ import pytest
 
 from conformance import violations
 from conformance.broken import BrokenModel
+from conformance.pictures import NEWEST, Attach, Camera
 from mmu_model.kernels import KERNELS
 from mmu_model.snapshot import MmuKind
 from mmuspec.violations import Violation
@@ -28,6 +29,13 @@ def mmu(request: pytest.FixtureRequest) -> MmuKind:
     """Each MMU in turn: the TDP MMU, direct pages of the shadow MMU, shadow paging."""
     kind: MmuKind = request.param
     return kind
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest, attach: Attach) -> Camera:
+    """Attaches a drawing of what the test saw: ``picture(title, vm)``, or ``picture(title, after, before)``."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    return Camera(attach, str(parameters.get("kernel", NEWEST)))
 
 
 def pytest_mmuspec_violate(violation: Violation) -> AbstractContextManager[None]:

@@ -22,6 +22,7 @@ from mmu_model.hardware import (
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.guest_memory import GuestMemory
+from mmu_model.kvm.host import Host
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import MmuKind
@@ -93,6 +94,7 @@ def guest(
     cr4: int = 0,
     nx: bool = True,
     x86_64: bool = True,
+    host: Host | None = None,
 ) -> Scene:
     """A guest that runs.
 
@@ -118,6 +120,8 @@ def guest(
         CR0.WP, further bits of CR4, and EFER.NXE where the guest's entries have room for XD.
     x86_64 :
         Whether the host's kernel is a 64-bit one.
+    host :
+        A host that has other VMs, instead of a new one.
 
     """
     vm = VirtualMachine(
@@ -128,6 +132,7 @@ def guest(
         tdp_format=tdp_format,
         pml=pml,
         x86_64=x86_64,
+        host=host,
     )
     vm.add_memory(0, 64 * MIB, level=host_level)
     for gpa, size in (memory or {}).items():
@@ -169,9 +174,11 @@ def editing_guest(
     *,
     flags: int = USED,
     mmu: MmuKind = MmuKind.SHADOW,
+    tdp_format: TdpFormat = TdpFormat.NPT,
+    pml: bool = False,
 ) -> Editor:
     """A guest that can edit its own tables, under shadow paging or another MMU."""
-    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=flags)
+    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=flags, tdp_format=tdp_format, pml=pml)
     window = WINDOWS[paging]
     scene.map({window + n * PAGE: TABLES + n * PAGE for n in range(32)}, flags=USED)
     scene.cpu.set_registers(scene.cpu.vcpu.registers)

@@ -1,17 +1,20 @@
 """What a vCPU reads of shadow pages without mmu_lock while who holds it changes them: actors for the explorer."""
 
 from conformance.looking import backing, structs
-from conformance.races import zaps_all
+from conformance.races.actors import zaps_all
 from conformance.scenes import Scene, guest
 from mmu_model.hardware import PAGE_SHIFT, Gfn, Pfn
-from mmu_model.kvm import shadow_walk, split_spte
+from mmu_model.kvm import shadow_walk
+from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.roots import serve_requests
 from mmu_model.kvm.shadow_walk import reading_shadow_page_tables
 from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_shadow_present_pte
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Sptep
+from mmu_model.kvm.vcpu import VcpuMode
 from mmu_model.machine import VirtualMachine
 from mmu_model.schedule import Race
+from mmu_model.shadow import sptes
 from mmu_model.snapshot import MmuKind
 
 TOUCHED = 0x5000
@@ -44,9 +47,7 @@ def replaces(vm: VirtualMachine, sptep: Sptep, spte: int) -> Steps[None]:
     """KVM makes an spte map another frame: clears it, then sets it."""
     yield from vm.kvm.mmu_lock.write.wait()
     with vm.kvm.mmu_lock.write:
-        yield from split_spte.update_clear_spte(vm.host, sptep, vm.kvm.kernel.shadow_nonpresent_value)
-        yield "has cleared the spte"
-        yield from split_spte.set_spte(vm.host, sptep, spte)
+        yield from sptes.replace_spte(vm.kvm, sptep, spte)
 
 
 def walks(scene: Scene, into: list[int]) -> Steps[None]:
@@ -82,5 +83,13 @@ def walk_against_zap(kernel: str) -> Race:
     scene = guest(kernel, MmuKind.DIRECT, x86_64=False)
     scene.cpu.read(TOUCHED)
     finish(serve_requests(scene.cpu.vcpu))
+    at_its_begin: list[KvmMmuPage] = []
+
+    def always() -> None:
+        if scene.cpu.vcpu.mode is not VcpuMode.READING_SHADOW_PAGE_TABLES:
+            return
+        at_its_begin.extend(structs(scene.vm) if not at_its_begin else ())
+        assert at_its_begin == structs(scene.vm), "a page is freed while a vCPU walks shadow pages"
+
     actors = {"vcpu": walks(scene, []), "process": zaps_all(scene.vm)}
-    return Race(actors, at_end=lambda: finish(serve_requests(scene.cpu.vcpu)))
+    return Race(actors, always=always, at_end=lambda: finish(serve_requests(scene.cpu.vcpu)))

@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import Leaf, backing, leaves, roots
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, USED, Scene, editing_guest, guest
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
@@ -98,7 +99,7 @@ def test_pages_of_each_size_work(kernel: str, paging: str, level: int, size: int
 
 
 @pytest.mark.spec("large-pages/combinations/4m-as-two-2m")
-def test_a_page_of_4_mib_is_two_of_2_mib(kernel: str) -> None:
+def test_a_page_of_4_mib_is_two_of_2_mib(kernel: str, picture: Camera) -> None:
     """A 32-bit guest's large page has two sptes, made one by one as they are used, under PAE roots."""
     scene = large_guest(kernel, MmuKind.SHADOW, guest_level=2, host_level=2, paging="32-bit")
 
@@ -110,6 +111,7 @@ def test_a_page_of_4_mib_is_two_of_2_mib(kernel: str) -> None:
     assert (first.holder.role.level, second.holder.role.level) == (2, 2)
     assert second.spte.pfn == first.spte.pfn + 512
     assert scene.vm.snapshot().vcpus[0].root_mmu.root.kind == "pae"
+    picture("Two sptes of 2 MiB for a page of 4 MiB", scene.vm)
 
 
 @pytest.mark.spec("large-pages/combinations/4m-as-two-2m")
@@ -139,12 +141,15 @@ def test_there_are_more_reasons_against_a_large_spte(kernel: str, mmu: MmuKind, 
 
 @pytest.mark.spec("large-pages/host-page/large")
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_an_spte_is_not_larger_than_the_hosts_page(kernel: str, mmu: MmuKind, level: int) -> None:
+def test_an_spte_is_not_larger_than_the_hosts_page(
+    kernel: str, mmu: MmuKind, level: int, picture: Camera
+) -> None:
     """The guest maps 1 GiB; the host's pages are the limit."""
     scene = large_guest(kernel, mmu, guest_level=3, host_level=level)
     scene.reads(FAR)
 
     assert leaf_for(scene, FAR).holder.role.level == level
+    picture(f"Host pages of level {level}, {mmu.value}", scene.vm)
 
 
 @pytest.mark.spec("large-pages/guest-pte/at-least-as-large")
@@ -159,7 +164,7 @@ def test_an_spte_is_not_larger_than_the_guests_page(kernel: str, mmu: MmuKind, l
 
 @pytest.mark.spec("large-pages/write-protected/no-overlap", refutes=True)
 @pytest.mark.parametrize("flags", [USED, USED & ~0x2])
-def test_a_page_with_a_protected_table_in_it_is_never_large(kernel: str, flags: int) -> None:
+def test_a_page_with_a_protected_table_in_it_is_never_large(kernel: str, flags: int, picture: Camera) -> None:
     """Whether the spte would be writable makes no difference. The page beside, without tables, is large."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000}, host_level=2)
     scene.map({GIB: 32 * MIB, GIB + 2 * MIB: 36 * MIB}, level=2, flags=flags)
@@ -170,10 +175,11 @@ def test_a_page_with_a_protected_table_in_it_is_never_large(kernel: str, flags: 
 
     assert leaf_for(scene, 33 * MIB).holder.role.level == 1
     assert leaf_for(scene, 36 * MIB).holder.role.level == 2
+    picture("Small sptes where a protected table is", scene.vm)
 
 
 @pytest.mark.spec("large-pages/one-slot/wholly-contained")
-def test_a_large_spte_lies_within_one_slot(kernel: str, mmu: MmuKind) -> None:
+def test_a_large_spte_lies_within_one_slot(kernel: str, mmu: MmuKind, picture: Camera) -> None:
     """Two slots side by side, in the guest as in the process; the border is inside a large page of the host."""
     scene = guest(kernel, mmu, host_level=2)
     hva = scene.vm.process.mmap(1536, 2)
@@ -185,6 +191,7 @@ def test_a_large_spte_lies_within_one_slot(kernel: str, mmu: MmuKind) -> None:
 
     levels = {at: leaf_for(scene, GIB + at).holder.role.level for at in (0, 2 * MIB, 4 * MIB)}
     assert levels == {0: 2, 2 * MIB: 1, 4 * MIB: 2}
+    picture(f"Slots that end within a large page, {mmu.value}", scene.vm)
 
 
 @pytest.mark.spec("large-pages/disallow_lpage/arrays-per-slot-and-size")

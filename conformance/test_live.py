@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conformance.live import PREDICATES, STORIES, Predicate, Story
+from conformance.pictures import Camera
 from mmu_model.snapshot import Recording, Snapshot, read_recording
 
 FOLDER = Path(__file__).parent / "recordings"
@@ -25,6 +26,11 @@ def place(kernel: str, mmu: str, *name: str) -> str:
     """How results call what was recorded: the file, and in brackets the snapshots of it."""
     file, *snapshots = name
     return f"conformance/recordings/{kernel}/{mmu}/{file}[{', '.join(snapshots)}]"
+
+
+def moment(kernel: str, mmu: str, file: str, snapshot: str) -> Snapshot:
+    """A snapshot by its name."""
+    return next(each for each in recordings(kernel, mmu)[file].snapshots if each.name == snapshot)
 
 
 def speaking(predicate: Predicate, kernel: str, mmu: str) -> Iterator[tuple[str, str]]:
@@ -46,7 +52,7 @@ def seen_live(statements: tuple[str, ...], *, refutes: bool = False) -> list[pyt
     "predicate", [pytest.param(each, id=each.name, marks=seen_live(each.statements)) for each in PREDICATES]
 )
 def test_a_predicate_holds_in_all_recordings(
-    predicate: Predicate, kernel: str, mmu: str, seen: Callable[[str, str, str], None]
+    predicate: Predicate, kernel: str, mmu: str, seen: Callable[[str, str, str], None], picture: Camera
 ) -> None:
     found = recordings(kernel, mmu)
     assert found, "no recordings: make live"
@@ -60,6 +66,7 @@ def test_a_predicate_holds_in_all_recordings(
     assert complaints == []
     for name, snapshot in islice(speaking(predicate, kernel, mmu), 1):
         seen("live", kernel, place(kernel, mmu, name, snapshot))
+        picture(f"Recorded: {name.partition('.')[0]}, {snapshot}, {mmu}", moment(kernel, mmu, name, snapshot))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -80,9 +87,8 @@ def test_a_predicate_refuses_corrupted_snapshots(predicate: Predicate, kernel: s
 
 
 def told_by(story: Story, kernel: str, mmu: str) -> tuple[Snapshot, Snapshot]:
-    recording = recordings(kernel, mmu)[f"{story.scenario}.json.gz"]
-    by_name = {snapshot.name: snapshot for snapshot in recording.snapshots}
-    return by_name[story.before], by_name[story.after]
+    name = f"{story.scenario}.json.gz"
+    return moment(kernel, mmu, name, story.before), moment(kernel, mmu, name, story.after)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def told_by(story: Story, kernel: str, mmu: str) -> tuple[Snapshot, Snapshot]:
     ],
 )
 def test_a_story_is_what_happened(
-    story: Story, mmu: str, kernel: str, seen: Callable[[str, str, str], None]
+    story: Story, mmu: str, kernel: str, seen: Callable[[str, str, str], None], picture: Camera
 ) -> None:
     before, after = told_by(story, kernel, mmu)
 
@@ -109,3 +115,4 @@ def test_a_story_is_what_happened(
     assert list(story.tell(before, before)), "nothing happened, and the story does not notice"
     assert list(story.tell(after, after)), "all had happened before, and the story does not notice"
     seen("live", kernel, place(kernel, mmu, f"{story.scenario}.json.gz", story.before, story.after))
+    picture(f"Recorded: {story.scenario}, {story.after}, {mmu}", after, before)

@@ -4,14 +4,20 @@ import pytest
 
 from conformance.looking import Leaf, backing, reached
 from conformance.scenes import GIB, MIB, PAGE, guest
+from mmu_model.hardware import Pfn
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.types import Hva
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind, Snapshot
 
 IN_PROCESS = "memory/guest-memory/in-the-process"
 ALIASES = "memory/guest-memory/gpa-to-hva-aliases"
+ANY_KIND = "memory/backing/any-kind-of-memory"
 PAGED = "memory/backing/paged-at-any-time"
+
+FILE_CONTENTS = Pfn(1 << 24)
+"""Where the host has the contents of a file."""
 
 NOT_MAPPED = Hva(0x1000)
 """The process has nothing there."""
@@ -119,3 +125,61 @@ def test_the_host_takes_a_frame_whenever_it_likes(kernel: str, mmu: MmuKind, lev
 def leaves_if_any(snapshot: Snapshot) -> list[Leaf]:
     """What the guest reaches; nothing before it ran."""
     return [] if not snapshot.pages else list(reached(snapshot))
+
+
+@pytest.mark.spec(ANY_KIND)
+def test_any_memory_of_the_process_may_be_the_guests(kernel: str, mmu: MmuKind) -> None:
+    """Anonymous memory, a file, and the memory of a device, each as a slot of its own: the guest reads what is there,
+    others see what it writes, and it maps the very frames."""
+    scene = guest(kernel, mmu)
+    vm, process = scene.vm, scene.vm.process
+    kinds = {
+        GIB: process.mmap(16),
+        2 * GIB: process.mmap_file(FILE_CONTENTS, 16),
+        3 * GIB: process.mmap_device(16),
+    }
+    for number, (gpa, hva) in enumerate(kinds.items(), 1):
+        add_memory_region(vm.kvm, number, gpa, 16 * PAGE, hva)
+        vm.host.memory.write(process.hpa(hva) or 0, number)
+
+    seen = [scene.reads(gpa) for gpa in kinds]
+    for gpa in kinds:
+        scene.cpu.write(gpa, gpa)
+
+    assert seen == [1, 2, 3]
+    assert [vm.host.memory.read(process.hpa(hva) or 0) for hva in kinds.values()] == list(kinds)
+    assert (
+        process.hpa(process.mmap_file(FILE_CONTENTS, 1)) == FILE_CONTENTS << 12 == process.hpa(kinds[2 * GIB])
+    )
+    mapped = {leaf.offset: leaf.spte.pfn for leaf in reached(vm.snapshot())}
+    assert [mapped[gpa >> 12] for gpa in kinds] == [(process.hpa(hva) or 0) >> 12 for hva in kinds.values()]
+    assert not vm.devices
+
+
+@pytest.mark.spec(ANY_KIND)
+def test_what_comes_back_is_what_the_kind_of_memory_says(kernel: str, mmu: MmuKind) -> None:
+    """Edge: the process gives a page up that the guest has written to. Anonymous memory then is zero, a file has what
+    was written to it."""
+    scene = guest(kernel, mmu)
+    process = scene.vm.process
+    kinds = {GIB: process.mmap(16), 2 * GIB: process.mmap_file(FILE_CONTENTS, 16)}
+    for number, (gpa, hva) in enumerate(kinds.items(), 1):
+        add_memory_region(scene.vm.kvm, number, gpa, 16 * PAGE, hva)
+        scene.cpu.write(gpa, 7)
+        process.madvise_dontneed(hva, 1)
+
+    assert [scene.reads(gpa) for gpa in kinds] == [0, 7]
+
+
+@pytest.mark.spec(ANY_KIND)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_the_memory_of_a_device_is_not_cached(kernel: str, mmu: MmuKind) -> None:
+    """Edge: where sptes say so themselves, as with EPT. Bits 3 to 5 are the type: 6 for write-back."""
+    scene = guest(kernel, mmu, tdp_format=TdpFormat.EPT)
+    add_memory_region(scene.vm.kvm, 1, GIB, PAGE, scene.vm.process.mmap_device(1))
+    scene.reads(0x5000)
+    scene.reads(GIB)
+
+    types = {leaf.offset: leaf.spte.raw >> 3 & 7 for leaf in reached(scene.vm.snapshot())}
+
+    assert (types[5], types[GIB >> 12]) == (6, 0)

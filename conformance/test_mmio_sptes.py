@@ -6,6 +6,7 @@ import pytest
 
 from conformance.between import before
 from conformance.broken import BrokenModel
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, Scene, guest
 from mmu_model.hardware import Gfn
 from mmu_model.kvm import mmio
@@ -71,7 +72,9 @@ def test_an_access_without_memory_leaves_a_leaf_that_remembers(kernel: str, mmu:
 @pytest.mark.spec("fast-invalidation-of-mmio-sptes/check/on-every-find")
 @pytest.mark.spec("reaction-to-events/mmio-fault-generation/checked")
 @pytest.mark.spec("fast-invalidation-of-mmio-sptes/check/mismatch-slow-path")
-def test_what_was_remembered_before_a_change_is_not_believed(kernel: str, mmu: MmuKind) -> None:
+def test_what_was_remembered_before_a_change_is_not_believed(
+    kernel: str, mmu: MmuKind, picture: Camera
+) -> None:
     """The frame gets memory. The spte is still there and says no; KVM goes the long way and maps it."""
     scene = guest(kernel, mmu)
     scene.reads(DEVICE)
@@ -83,6 +86,7 @@ def test_what_was_remembered_before_a_change_is_not_believed(kernel: str, mmu: M
 
     assert mmio_spte(scene) is None
     assert scene.reads(DEVICE) == 77
+    picture(f"An MMIO spte of an old generation, {mmu.value}", scene.vm)
 
 
 @pytest.mark.spec("fast-invalidation-of-mmio-sptes/stale-information/similar-technique", refutes=True)

@@ -6,6 +6,7 @@ from conformance.looking import structs
 from conformance.scenes import (
     MIB,
     NESTED_TABLES,
+    PAGE,
     STUCK,
     Scene,
     editing_guest,
@@ -122,9 +123,9 @@ def test_what_does_not_edit_tables_is_not_emulated_at_all(kernel: str) -> None:
     assert scene.vm.memory.read(entry) == 1 << 6
 
 
-def logged(kernel: str, mmu: MmuKind, paging: str = "off", tdp_format: TdpFormat = TdpFormat.NPT) -> Scene:
+def logged(kernel: str, mmu: MmuKind, paging: str = "off") -> Scene:
     """A guest has written to a page, and the log of that was fetched: so its next write faults."""
-    scene = guest(kernel, mmu, paging, mapped={0x5000: 0x5000}, tdp_format=tdp_format)
+    scene = guest(kernel, mmu, paging, mapped={0x5000: 0x5000})
     (slot,) = scene.vm.kvm.memslots[0]
     set_memory_region_flags(scene.vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES)
     scene.cpu.write(0x5000, 1)
@@ -186,16 +187,25 @@ def test_not_what_is_absent(kernel: str, mmu: MmuKind) -> None:
 
 
 @pytest.mark.spec(FAST)
+@pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind) -> None:
-    """Edge: KVM has to see the write to what it shadows for a nested guest."""
+def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind, level: int) -> None:
+    """Edge: KVM has to see the write to what it shadows for a nested guest, or to note that it may be written to."""
     scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
+    assert scene.tables is not None
+    table = scene.tables.entry_address(0x5000, level) & -PAGE
+    scene.cpu.leave_nested()
+    hypervisor, without_paging = scene.cpu.vcpu.registers, guest(kernel, mmu).cpu.vcpu.registers
+    scene.cpu.set_registers(without_paging)
+    scene.reads(table)
+    scene.cpu.set_registers(hypervisor)
+    scene.cpu.enter_nested(scene.tables.root, without_paging)
     scene.reads(0x5000)
     scene.cpu.leave_nested()
-    scene.cpu.set_registers(guest(kernel, mmu).cpu.vcpu.registers)
-    scene.reads(NESTED_TABLES)
+    scene.cpu.set_registers(without_paging)
+    scene.reads(table)
 
-    assert stores_while_locked(scene, NESTED_TABLES + 8 * 300) == LOCKED
+    assert stores_while_locked(scene, table + 8 * 300) == LOCKED
     assert scene.cpu.vcpu.stat["pf_fast"] == 0
 
 

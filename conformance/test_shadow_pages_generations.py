@@ -4,6 +4,7 @@ import pytest
 
 from conformance.between import before, mmu_lock_dropped
 from conformance.looking import roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, Scene, guest
 from mmu_model.snapshot import MmuKind, Snapshot
 
@@ -29,7 +30,9 @@ def fast_zap(scene: Scene) -> None:
 
 @pytest.mark.spec("mmu_valid_gen/generation-mismatch")
 @pytest.mark.parametrize("mmu", SHADOW_MMU)
-def test_the_vms_generation_moves_on_and_that_of_the_pages_does_not(kernel: str, mmu: MmuKind) -> None:
+def test_the_vms_generation_moves_on_and_that_of_the_pages_does_not(
+    kernel: str, mmu: MmuKind, picture: Camera
+) -> None:
     """Before: all the same. Once KVM has called for the zap, and before it took anything apart: all differ."""
     scene = spare_memory_guest(kernel, mmu)
     seen: list[Snapshot] = [scene.vm.snapshot()]
@@ -42,6 +45,7 @@ def test_the_vms_generation_moves_on_and_that_of_the_pages_does_not(kernel: str,
     assert {page.mmu_valid_gen for page in first.pages} == {first.mmu_valid_gen}
     assert {page.mmu_valid_gen for page in middle.pages} == {first.mmu_valid_gen}
     assert middle.mmu_valid_gen != first.mmu_valid_gen
+    picture(f"The VM's generation moves on, {mmu.value}", middle, first)
 
 
 @pytest.mark.spec("mmu_valid_gen/all-obsolete")
@@ -63,7 +67,9 @@ def test_every_page_there_is_becomes_obsolete(kernel: str, mmu: MmuKind) -> None
 
 @pytest.mark.spec("mmu_valid_gen/obsolete-unusable")
 @pytest.mark.parametrize("mmu", SHADOW_MMU)
-def test_no_obsolete_page_is_used_while_it_waits_for_its_end(kernel: str, mmu: MmuKind) -> None:
+def test_no_obsolete_page_is_used_while_it_waits_for_its_end(
+    kernel: str, mmu: MmuKind, picture: Camera
+) -> None:
     """KVM yields before it zaps anything. The guest runs on, on pages of the new generation alone."""
     scene = spare_memory_guest(kernel, mmu)
     old = {page.id for page in scene.vm.snapshot().pages}
@@ -82,10 +88,11 @@ def test_no_obsolete_page_is_used_while_it_waits_for_its_end(kernel: str, mmu: M
     assert {page.mmu_valid_gen for page in roots(middle)} == {middle.mmu_valid_gen}
     new = [page for page in middle.pages if page.mmu_valid_gen == middle.mmu_valid_gen]
     assert not old & {at.page for page in new for at in page.parent_ptes or ()}
+    picture(f"The guest runs on beside obsolete pages, {mmu.value}", middle)
 
 
 @pytest.mark.spec("mmu_valid_gen/load-new-root")
-def test_every_vcpu_loads_another_root_before_it_runs(kernel: str, mmu: MmuKind) -> None:
+def test_every_vcpu_loads_another_root_before_it_runs(kernel: str, mmu: MmuKind, picture: Camera) -> None:
     """Both vCPUs; the guest goes on, and the roots are valid and of the new generation."""
     scene = spare_memory_guest(kernel, mmu)
     second = scene.vm.add_cpu(scene.cpu.vcpu.registers)
@@ -105,6 +112,7 @@ def test_every_vcpu_loads_another_root_before_it_runs(kernel: str, mmu: MmuKind)
         root = snapshot.by_id()[vcpu.root_mmu.root.page]
         assert root.role.invalid == 0
         assert root.mmu_valid_gen in (None, snapshot.mmu_valid_gen)
+    picture(f"Two vCPUs with new roots, {mmu.value}", snapshot)
 
 
 @pytest.mark.spec("mmu_valid_gen/zero-or-one")
@@ -136,7 +144,7 @@ def test_pages_of_the_tdp_mmu_have_no_generation(kernel: str) -> None:
 
 
 @pytest.mark.spec("mmu_valid_gen/tdp-role.invalid-suffices")
-def test_marking_the_root_is_enough_for_the_tdp_mmu(kernel: str) -> None:
+def test_marking_the_root_is_enough_for_the_tdp_mmu(kernel: str, picture: Camera) -> None:
     """Before its tables are taken apart the old root is invalid and nothing else is. The guest runs on, and
     not one of the old pages is below its new root."""
     scene = spare_memory_guest(kernel, MmuKind.TDP)
@@ -158,3 +166,4 @@ def test_marking_the_root_is_enough_for_the_tdp_mmu(kernel: str) -> None:
     assert roots(middle)[0].id not in old
     new = {page.id for page in middle.pages if page.id not in old}
     assert {page.ptep.page in new for page in middle.pages if page.id in new and page.ptep} == {True}
+    picture("Only the old root is invalid", middle)

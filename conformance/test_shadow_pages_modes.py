@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import backing, children, reached, roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import MIB, P_W_U, Scene, guest, nested_guest
 from mmu_model.hardware import CR0_WP, CR4_LA57, CR4_SMAP, CR4_SMEP, Registers
 from mmu_model.kvm.vm import TdpFormat
@@ -21,7 +22,9 @@ def roles(scene: Scene, field: str) -> set[int]:
 @pytest.mark.spec("role.access/inherited-uwx")
 @pytest.mark.parametrize("level", [2, 3, 4])
 @pytest.mark.parametrize(("bit", "lost"), [(WRITE, ACC_WRITE), (USER, ACC_USER)])
-def test_a_page_inherits_what_the_levels_above_grant(kernel: str, level: int, bit: int, lost: int) -> None:
+def test_a_page_inherits_what_the_levels_above_grant(
+    kernel: str, level: int, bit: int, lost: int, picture: Camera
+) -> None:
     """An entry of the guest without W, or without U: the pages below it lack that bit, those above do not."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
     assert scene.tables is not None
@@ -32,6 +35,7 @@ def test_a_page_inherits_what_the_levels_above_grant(kernel: str, level: int, bi
     access = {page.role.level: page.role.access for page in scene.vm.snapshot().pages}
 
     assert access == {n: 7 & ~lost if n < level else 7 for n in (1, 2, 3, 4)}
+    picture(f"What an entry of level {level} denies is inherited", scene.vm)
 
 
 @pytest.mark.spec("role.access/inherited-uwx")
@@ -163,7 +167,7 @@ def smm_guest(kernel: str, mmu: MmuKind) -> Scene:
 
 
 @pytest.mark.spec("role.smm/valid-in-smm")
-def test_pages_for_smm_have_smm_set(kernel: str, mmu: MmuKind) -> None:
+def test_pages_for_smm_have_smm_set(kernel: str, mmu: MmuKind, picture: Camera) -> None:
     """The roots that the processor uses in SMM, and no others."""
     scene = smm_guest(kernel, mmu)
     snapshot = scene.vm.snapshot()
@@ -173,6 +177,7 @@ def test_pages_for_smm_have_smm_set(kernel: str, mmu: MmuKind) -> None:
     assert scene.reads(0x5000) == 1
 
     assert {page.role.smm for page in roots(scene.vm.snapshot())} == {0}
+    picture(f"In SMM, {mmu.value}", snapshot)
 
 
 @pytest.mark.spec("role.smm/selects-memslots")
@@ -200,19 +205,23 @@ def test_the_field_tells_which_slots_a_page_was_built_from(kernel: str, mmu: Mmu
 
 
 @pytest.mark.spec("role.guest_mode/nested-guest")
-def test_pages_made_for_a_nested_guest_say_so(kernel: str) -> None:
+def test_pages_made_for_a_nested_guest_say_so(kernel: str, picture: Camera) -> None:
     """Those that shadow nested tables have it; the hypervisor's own have not."""
     scene = nested_guest(kernel, MmuKind.TDP, mapped={0x5000: 0x6000})
+    earlier = scene.vm.snapshot()
     before = {page.id: page.role.guest_mode for page in scene.vm.snapshot().pages}
     scene.reads(0x5000)
     after = {page.id: page.role.guest_mode for page in scene.vm.snapshot().pages}
 
     assert set(before.values()) == {0}
     assert {mode for page, mode in after.items() if page not in before} == {1}
+    picture("A nested guest runs", scene.vm, earlier)
 
 
 @pytest.mark.spec("role.passthrough/first-entry-points-to-table")
-def test_the_first_entry_of_a_passthrough_page_leads_to_the_shadow_of_the_guests_table(kernel: str) -> None:
+def test_the_first_entry_of_a_passthrough_page_leads_to_the_shadow_of_the_guests_table(
+    kernel: str, picture: Camera
+) -> None:
     """Nothing else is in it; the page below has the level and the gfn of the guest's top table."""
     scene = nested_guest(kernel, MmuKind.TDP, mapped={0x5000: 0x6000}, max_tdp_level=5, maxphyaddr=50)
     scene.reads(0x5000)
@@ -225,6 +234,7 @@ def test_the_first_entry_of_a_passthrough_page_leads_to_the_shadow_of_the_guests
     assert (index, below.role.level, below.role.passthrough) == (0, 4, 0)
     assert below.gfn << 12 == scene.frames[0]
     assert len(scene.frames) == len([p for p in snapshot.pages if p.role.guest_mode]) - 1
+    picture("A passthrough page above four levels", snapshot)
 
 
 @pytest.mark.spec("role.passthrough/five-over-four-levels")
@@ -232,7 +242,7 @@ def test_the_first_entry_of_a_passthrough_page_leads_to_the_shadow_of_the_guests
     ("host_levels", "paging", "expected"), [(4, "4-level", 0), (5, "4-level", 1), (5, "5-level", 0)]
 )
 def test_passthrough_takes_five_levels_over_four(
-    kernel: str, host_levels: int, paging: str, expected: int
+    kernel: str, host_levels: int, paging: str, expected: int, picture: Camera
 ) -> None:
     """The host walks 5 levels and the hypervisor's nested tables have 4: only then."""
     scene = nested_guest(
@@ -250,6 +260,7 @@ def test_passthrough_takes_five_levels_over_four(
     (root,) = roots(scene.vm.snapshot())
 
     assert (root.role.passthrough, root.role.level) == (expected, host_levels)
+    picture(f"{host_levels} levels over {paging} nested tables", scene.vm)
 
 
 FLAGS = {TdpFormat.NPT: 3 << 5, TdpFormat.EPT: 3 << 8, TdpFormat.EPT_WITHOUT_AD: 3 << 8}

@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import backing, children, leaves, roots
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, STUCK, Scene, guest, nested_guest
 from mmu_model.snapshot import MmuKind, ShadowPage, Snapshot
 
@@ -24,7 +25,7 @@ LINEAR = 0x1000_0000
     ],
 )
 def test_a_page_has_the_level_of_its_place_in_the_walk(
-    kernel: str, mmu: MmuKind, paging: str, levels: int
+    kernel: str, mmu: MmuKind, paging: str, levels: int, picture: Camera
 ) -> None:
     """The page that the walk ends in has level 1, the one before it level 2, and so on up to the root."""
     scene = guest(kernel, mmu, paging, mapped={0x5000: 0x5000})
@@ -38,6 +39,7 @@ def test_a_page_has_the_level_of_its_place_in_the_walk(
         generation = [child for page in generation for child in children(snapshot, page).values()]
 
     assert seen == [{level} for level in range(levels, 0, -1)]
+    picture(f"{levels} levels, guest paging {paging}", snapshot)
 
 
 @pytest.mark.spec("role.level/entry-sizes")
@@ -69,7 +71,7 @@ def test_one_spte_of_an_upper_level_spans_that_much(kernel: str, level: int, siz
 
 @pytest.mark.spec("role.direct/set-linear-range")
 @pytest.mark.parametrize("paging", ["off", "4-level"])
-def test_direct_pages_reach_frames_in_a_row(kernel: str, mmu: MmuKind, paging: str) -> None:
+def test_direct_pages_reach_frames_in_a_row(kernel: str, mmu: MmuKind, paging: str, picture: Camera) -> None:
     """The n-th frame below a direct page is the n-th after its first, neighbours mapped in advance included."""
     scene = guest(kernel, mmu, paging, mapped={2 * MIB: 2 * MIB}, mapped_level=2)
     for address in (2 * MIB, 2 * MIB + 0x5000, 4 * MIB - PAGE):
@@ -85,6 +87,7 @@ def test_direct_pages_reach_frames_in_a_row(kernel: str, mmu: MmuKind, paging: s
 
     assert len(reached) >= 3
     assert all(mapped == expected for mapped, expected in reached)
+    picture(f"Direct pages, {mmu.value}", snapshot)
 
 
 @pytest.mark.spec("role.direct/examples")
@@ -97,13 +100,14 @@ def test_without_guest_paging_every_page_is_direct(kernel: str, mmu: MmuKind) ->
 
 
 @pytest.mark.spec("role.direct/examples")
-def test_a_large_guest_page_on_small_host_pages_takes_a_direct_page(kernel: str) -> None:
+def test_a_large_guest_page_on_small_host_pages_takes_a_direct_page(kernel: str, picture: Camera) -> None:
     """The guest maps 2 MiB at once, the host only 4 KiB: the page of small sptes shadows no table."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={2 * MIB: 2 * MIB}, mapped_level=2)
     scene.reads(2 * MIB + 0x7000)
     pages = scene.vm.snapshot().pages
 
     assert {page.role.level: page.role.direct for page in pages} == {1: 1, 2: 0, 3: 0, 4: 0}
+    picture("A direct page below a large gpte", scene.vm)
 
 
 @pytest.mark.spec("role.direct/examples")
@@ -143,7 +147,7 @@ def test_a_direct_page_spans_its_range(kernel: str, level: int, size: int) -> No
 @pytest.mark.spec("role.direct/clear-guest-page-table")
 @pytest.mark.spec("gfn/table-or-base-frame")
 @pytest.mark.parametrize("paging", ["32-bit", "PAE", "4-level", "5-level"])
-def test_the_gfn_of_other_pages_is_a_table_of_the_guest(kernel: str, paging: str) -> None:
+def test_the_gfn_of_other_pages_is_a_table_of_the_guest(kernel: str, paging: str, picture: Camera) -> None:
     """With shadow paging each page of KVM stands for a table that the guest made, and names its frame."""
     scene = guest(kernel, MmuKind.SHADOW, paging, mapped={0x5000: 0x6000, 0x4000_0000: 0x7000})
     scene.reads(0x5000)
@@ -153,6 +157,7 @@ def test_the_gfn_of_other_pages_is_a_table_of_the_guest(kernel: str, paging: str
     assert {page.role.direct for page in pages} == {0}
     top = 1 if paging == "PAE" else 0  # PDPTEs are registers: their table is not shadowed
     assert {page.gfn << 12 for page in pages} == set(scene.frames[top:])
+    picture(f"gfns are those of tables, {paging}", scene.vm)
 
 
 @pytest.mark.spec("role.direct/clear-guest-page-table")

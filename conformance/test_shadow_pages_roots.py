@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, TABLES, USED, Scene, guest, page_tables
 from mmu_model.hardware import Mode
 from mmu_model.snapshot import MmuKind, PageId, ShadowPage, Snapshot
@@ -32,7 +33,7 @@ def self_mapping_guest(kernel: str) -> Scene:
 
 @pytest.mark.spec("root_count/counts-references")
 @pytest.mark.parametrize("mmu", [MmuKind.DIRECT, MmuKind.SHADOW])
-def test_every_vcpu_on_a_root_counts(kernel: str, mmu: MmuKind) -> None:
+def test_every_vcpu_on_a_root_counts(kernel: str, mmu: MmuKind, picture: Camera) -> None:
     """Two vCPUs with the same root: it has two references, and one when one of them has other tables."""
     scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000})
     second = scene.vm.add_cpu(scene.cpu.vcpu.registers)
@@ -41,12 +42,14 @@ def test_every_vcpu_on_a_root_counts(kernel: str, mmu: MmuKind) -> None:
     (root,) = roots(scene.vm.snapshot())
     assert root.root_count == 2
 
+    before = scene.vm.snapshot()
     scene.cpu.enter_smm()
     scene.reads(0x5000)
 
     left = by_id(scene, root)
     assert left is not None
     assert left.root_count == 1
+    picture(f"One vCPU went to another root, {mmu.value}", scene.vm, before)
 
 
 @pytest.mark.spec("root_count/vcpus-take-references")
@@ -61,7 +64,7 @@ def test_every_vcpu_on_a_root_counts(kernel: str, mmu: MmuKind) -> None:
     ],
 )
 def test_what_the_processor_starts_from_is_referenced(
-    kernel: str, mmu: MmuKind, paging: str, level: int, number: int
+    kernel: str, mmu: MmuKind, paging: str, level: int, number: int, picture: Camera
 ) -> None:
     """CR3, the PDPTEs or nCR3: each page that one of them leads to has one reference, all others none."""
     scene = guest(kernel, mmu, paging, mapped={0x5000: 0x6000})
@@ -70,10 +73,11 @@ def test_what_the_processor_starts_from_is_referenced(
 
     assert len(roots(snapshot)) == number
     assert counts(snapshot) == {n: {1 if n == level else 0} for n in range(1, level + 1)}
+    picture(f"Roots, {mmu.value}, guest paging {paging}", snapshot)
 
 
 @pytest.mark.spec("root_count/vcpus-take-references")
-def test_roots_that_a_vcpu_remembers_stay_referenced(kernel: str) -> None:
+def test_roots_that_a_vcpu_remembers_stay_referenced(kernel: str, picture: Camera) -> None:
     """The guest goes to other tables: the root that is loaded no more, but kept, keeps its reference."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
     scene.reads(0x5000)
@@ -91,6 +95,7 @@ def test_roots_that_a_vcpu_remembers_stay_referenced(kernel: str) -> None:
         first.id: 1,
         second.id: 1,
     }
+    picture("A root that is remembered stays referenced", snapshot)
 
 
 @pytest.mark.spec("root_count/not-destroyed-while-referenced")
@@ -130,7 +135,7 @@ def test_a_root_that_is_only_remembered_is_kept_too(kernel: str) -> None:
 
 
 @pytest.mark.spec("role.invalid/unusable")
-def test_an_invalid_page_serves_nobody(kernel: str) -> None:
+def test_an_invalid_page_serves_nobody(kernel: str, picture: Camera) -> None:
     """The guest writes two bytes into its own top-level table, so KVM zaps the shadow of what cannot be a
     table. The guest goes on with another."""
     scene = self_mapping_guest(kernel)
@@ -143,11 +148,13 @@ def test_an_invalid_page_serves_nobody(kernel: str) -> None:
     assert zapped is not None
     assert zapped.role.invalid == 1
 
+    before = scene.vm.snapshot()
     assert scene.reads(0x5000) == 77
 
     snapshot = scene.vm.snapshot()
     assert {page.role.invalid for page in roots(snapshot)} == {0}
     assert {page.role.invalid for page in snapshot.pages if page.entries} == {0}
+    picture("An invalid page serves nobody", snapshot, before)
 
 
 def remove_extra_memory(scene: Scene) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import children, links, parents, roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, TABLES, guest
 from mmu_model.hardware import PAGE_SHIFT
 from mmu_model.kvm.rmap import KVM_RMAP_MANY
@@ -60,7 +61,9 @@ def test_the_frame_of_an_spt_names_its_shadow_page(kernel: str, mmu: MmuKind) ->
 
 
 @pytest.mark.spec("spt/points-at-guest-or-shadow-pages")
-def test_present_sptes_lead_to_guest_memory_or_one_level_down(kernel: str, mmu: MmuKind) -> None:
+def test_present_sptes_lead_to_guest_memory_or_one_level_down(
+    kernel: str, mmu: MmuKind, picture: Camera
+) -> None:
     """Every present spte has the frame of a page of the guest, or of a shadow page of the next level."""
     scene = guest(kernel, mmu)
     for address in (0x5000, 4 * MIB, 40 * MIB):
@@ -75,6 +78,7 @@ def test_present_sptes_lead_to_guest_memory_or_one_level_down(kernel: str, mmu: 
                 assert spte.pfn in guests
             else:
                 assert levels.get(spte.pfn) == page.role.level - 1
+    picture(f"Where sptes lead, {mmu.value}", snapshot)
 
 
 @pytest.mark.spec("spt/points-at-guest-or-shadow-pages")
@@ -111,7 +115,9 @@ def test_a_nonleaf_spte_holds_the_physical_address_of_the_childs_sptes(kernel: s
 
 
 @pytest.mark.spec("spt/child-points-back", refutes=True)
-def test_a_child_points_back_at_the_spte_and_not_at_its_parent(kernel: str, mmu: MmuKind) -> None:
+def test_a_child_points_back_at_the_spte_and_not_at_its_parent(
+    kernel: str, mmu: MmuKind, picture: Camera
+) -> None:
     """There is no `parent_pte`: `parent_ptes`, or `ptep`, holds the address of the entry in sp1->spt."""
     scene = guest(kernel, mmu)
     scene.reads(0x5000)
@@ -124,10 +130,11 @@ def test_a_child_points_back_at_the_spte_and_not_at_its_parent(kernel: str, mmu:
         assert back == link.sptep
         assert back != link.parent.address
         assert not hasattr(link.child, "parent_pte")
+    picture(f"Children point back at entries, {mmu.value}", scene.vm)
 
 
 @pytest.mark.spec("spt/dag")
-def test_a_table_used_twice_is_shadowed_once(kernel: str) -> None:
+def test_a_table_used_twice_is_shadowed_once(kernel: str, picture: Camera) -> None:
     """Shadow paging: two entries of the guest lead to one table, two sptes to one page."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
     assert scene.tables is not None
@@ -146,10 +153,11 @@ def test_a_table_used_twice_is_shadowed_once(kernel: str) -> None:
         next(sp for sp in structs(scene.vm) if int(sp.address) == int(shared.id)).parent_ptes.val
         & KVM_RMAP_MANY
     )
+    picture("A table used twice is shadowed once", snapshot)
 
 
 @pytest.mark.spec("spt/dag")
-def test_a_guest_table_that_leads_to_itself_makes_no_cycle(kernel: str) -> None:
+def test_a_guest_table_that_leads_to_itself_makes_no_cycle(kernel: str, picture: Camera) -> None:
     """Shadow paging: a table is shadowed once for each level that the guest uses it at."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
     root = scene.frames[0]
@@ -159,11 +167,12 @@ def test_a_guest_table_that_leads_to_itself_makes_no_cycle(kernel: str) -> None:
     assert scene.reads(recursive) == scene.vm.memory.read(scene.frames[3])
 
     assert is_acyclic(scene.vm.snapshot())
+    picture("A table that leads to itself makes no cycle", scene.vm)
 
 
 @pytest.mark.spec("spt/dag")
 @pytest.mark.parametrize("paging", ["off", "4-level"])
-def test_pages_of_the_tdp_mmu_form_a_tree(kernel: str, paging: str) -> None:
+def test_pages_of_the_tdp_mmu_form_a_tree(kernel: str, paging: str, picture: Camera) -> None:
     """Edge: no page of the TDP MMU is shared; each but the root has exactly one entry that leads to it."""
     scene = guest(kernel, MmuKind.TDP, paging, mapped={0x5000: 0x5000, 0x6000: TABLES, 0x7000: 40 * MIB})
     for address in (0x5000, 0x6000, 0x7000):
@@ -176,6 +185,7 @@ def test_pages_of_the_tdp_mmu_form_a_tree(kernel: str, paging: str) -> None:
     assert {page.id: len(parents(snapshot, page)) for page in snapshot.pages} == {
         page.id: int(page is not root) for page in snapshot.pages
     }
+    picture("Pages of the TDP MMU form a tree", snapshot)
 
 
 def flags_of_spte(snapshot: Snapshot, index: int) -> int:

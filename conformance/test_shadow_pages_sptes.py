@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from conformance.looking import backing, leaves, links, roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import (
     GIB,
     MIB,
@@ -41,7 +42,7 @@ def test_a_shadow_page_has_512_sptes_leaf_or_not(kernel: str, mmu: MmuKind) -> N
 
 
 @pytest.mark.spec("shadow-pages/structure/may-mix-leaf-and-nonleaf")
-def test_one_page_can_have_both(kernel: str, mmu: MmuKind) -> None:
+def test_one_page_can_have_both(kernel: str, mmu: MmuKind, picture: Camera) -> None:
     """2 MiB that the host maps at once beside 2 MiB that it maps in small pages."""
     scene = guest(kernel, mmu)
     add_memory_region(scene.vm.kvm, 7, GIB, 2 * MIB, scene.vm.process.mmap(512, 2))
@@ -56,6 +57,7 @@ def test_one_page_can_have_both(kernel: str, mmu: MmuKind) -> None:
     )
 
     assert mixed == {Kind.LEAF, Kind.TABLE}
+    picture(f"Leaf and table in one page, {mmu.value}", scene.vm)
 
 
 @pytest.mark.spec("shadow-pages/nonleaf/reaches-leaf-pages")
@@ -159,7 +161,7 @@ LEAF = [
     ],
 )
 def test_a_leaf_goes_from_its_address_to_the_host(
-    kernel: str, scene_of: Callable[[str], Scene], used: int, stands_for: int, gpa: int
+    kernel: str, scene_of: Callable[[str], Scene], used: int, stands_for: int, gpa: int, picture: Camera
 ) -> None:
     """The spte that the tables of KVM have for an address holds the host's frame behind the guest's memory.
 
@@ -178,6 +180,7 @@ def test_a_leaf_goes_from_its_address_to_the_host(
     assert mapped[stands_for] == backing(scene.vm, gpa >> 12)
     if stands_for != used:
         assert used not in mapped
+    picture("From an address to the host", snapshot)
 
 
 @pytest.mark.spec("shadow-pages/nested-non-tdp-footnote/guest-hypervisor-encodes-ngva-to-gpa")

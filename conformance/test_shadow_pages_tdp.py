@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import links, roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, TABLES, Scene, guest, nested_guest
 from mmu_model.kvm.rmap import KVM_RMAP_MANY
 from mmu_model.kvm.types import PAGE_OFFSET
@@ -26,7 +27,7 @@ def remove_extra_memory(scene: Scene) -> None:
 
 
 @pytest.mark.spec("ptep/points-at-parent-spte")
-def test_ptep_is_where_the_kernel_sees_the_spte_that_leads_here(kernel: str) -> None:
+def test_ptep_is_where_the_kernel_sees_the_spte_that_leads_here(kernel: str, picture: Camera) -> None:
     """It is an address of the kernel's map of all memory, and what is there leads to the page. A root has
     none."""
     scene = guest(kernel, MmuKind.TDP)
@@ -39,6 +40,7 @@ def test_ptep_is_where_the_kernel_sees_the_spte_that_leads_here(kernel: str) -> 
     assert len(seen) == len(pages) - 1
     assert {sp.address: sp.ptep for sp in pages} == {sp.address: seen.get(sp.address) for sp in pages}
     assert all(sptep >> 46 == PAGE_OFFSET >> 46 for sptep in seen.values())
+    picture("Each page but the root has one parent", scene.vm)
 
 
 @pytest.mark.spec("ptep/tdp-only-union")
@@ -79,7 +81,7 @@ def test_pages_of_the_tdp_mmu_are_marked(kernel: str, mmu: MmuKind) -> None:
 
 
 @pytest.mark.spec("tdp_mmu_page/marks-tdp-pages")
-def test_a_nested_guest_has_pages_of_both_kinds(kernel: str) -> None:
+def test_a_nested_guest_has_pages_of_both_kinds(kernel: str, picture: Camera) -> None:
     """The hypervisor's own memory is mapped by marked pages; those that shadow its nested tables are not."""
     scene = both_mmus(kernel)
 
@@ -87,6 +89,7 @@ def test_a_nested_guest_has_pages_of_both_kinds(kernel: str) -> None:
         (0, True),
         (1, False),
     }
+    picture("Pages of both MMUs", scene.vm)
 
 
 @pytest.mark.spec("tdp_mmu_page/bifurcates-control-flow")

@@ -3,6 +3,7 @@
 import pytest
 
 from conformance.looking import links, structs
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, USED, Scene, editing_guest, guest
 from mmu_model.kvm import page as pages
 from mmu_model.kvm.page import KvmMmuPage
@@ -51,7 +52,7 @@ def test_there_is_an_entry_for_every_spte(kernel: str) -> None:
 
 
 @pytest.mark.spec("shadowed_translation/reverse-map-and-access")
-def test_from_an_spte_its_gfn_and_access_are_found(kernel: str) -> None:
+def test_from_an_spte_its_gfn_and_access_are_found(kernel: str, picture: Camera) -> None:
     """By the page and the index alone; and that is how the reverse map finds what it has to forget."""
     scene, page = scattered_guest(kernel)
 
@@ -65,6 +66,7 @@ def test_from_an_spte_its_gfn_and_access_are_found(kernel: str) -> None:
     assert slot is not None
     mapped = {gfn for gfn in range(16) if slot.gfn_to_rmap(gfn, 1).val}
     assert mapped == {gfn for gfn, _ in SCATTERED.values()}
+    picture("The reverse map finds the sptes", scene.vm)
 
 
 @pytest.mark.spec("shadowed_translation/not-allocated-when-direct")
@@ -129,7 +131,7 @@ def shared_table_guest(kernel: str, parents: int) -> tuple[Scene, KvmMmuPage]:
 
 @pytest.mark.spec("parent_ptes/reverse-mapping")
 @pytest.mark.parametrize("parents", [1, 2, 30])
-def test_every_spte_that_leads_to_a_page_is_found_from_it(kernel: str, parents: int) -> None:
+def test_every_spte_that_leads_to_a_page_is_found_from_it(kernel: str, parents: int, picture: Camera) -> None:
     """Looked for in all pages, and looked up: the same."""
     scene, shared = shared_table_guest(kernel, parents)
 
@@ -140,6 +142,7 @@ def test_every_spte_that_leads_to_a_page_is_found_from_it(kernel: str, parents: 
     addresses = {structs_by_id(scene)[int(at.page)].sptep(at.index) for at in seen.parent_ptes or ()}
     assert len(looked_for) == parents
     assert addresses == looked_for
+    picture(f"{parents} parents of one page", scene.vm)
 
 
 @pytest.mark.spec("parent_ptes/bit-0-single-or-list")

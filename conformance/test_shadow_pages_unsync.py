@@ -6,8 +6,10 @@ import pytest
 
 from conformance.broken import BrokenModel
 from conformance.looking import structs
+from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, USED, Editor, editing_guest
 from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.task import finish
 
 HERE, OTHER = 0x6000, 0x7000
 OLD, NEW = 111, 222
@@ -35,7 +37,7 @@ def remapping_guest(kernel: str, paging: str = "4-level") -> Editor:
 @pytest.mark.spec("reaction-to-events/unsync/tried")
 @pytest.mark.spec("reaction-to-events/unsync-done/guest-continues")
 @pytest.mark.parametrize("paging", ["PAE", "4-level", "5-level"])
-def test_an_unsync_page_may_differ_from_the_guests_table(kernel: str, paging: str) -> None:
+def test_an_unsync_page_may_differ_from_the_guests_table(kernel: str, paging: str, picture: Camera) -> None:
     """The guest's entry says one frame, the spte another; and the page is marked."""
     scene = remapping_guest(kernel, paging)
     page = page_at(scene, 0x5000, 1)
@@ -45,6 +47,7 @@ def test_an_unsync_page_may_differ_from_the_guests_table(kernel: str, paging: st
     assert mapped == scene.vm.memory.hpa(HERE)
     assert mapped != scene.vm.memory.hpa(OTHER)
     assert page.unsync
+    picture("The last table was written: its page is unsync", scene.vm)
 
 
 @pytest.mark.spec("unsync/like-a-stale-tlb")
@@ -67,20 +70,22 @@ FLUSHES: dict[str, Callable[[Editor], None]] = {
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/guest-events/flush-and-invlpg")
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/synchronized-on-invlpg")
 @pytest.mark.parametrize("flush", list(FLUSHES))
-def test_a_flush_brings_the_page_in_step(kernel: str, flush: str) -> None:
+def test_a_flush_brings_the_page_in_step(kernel: str, flush: str, picture: Camera) -> None:
     """INVLPG, MOV to CR3, a change of CR4.PGE: then the guest sees what its table says."""
     scene = remapping_guest(kernel)
 
+    before = scene.vm.snapshot()
     FLUSHES[flush](scene)
 
     assert scene.reads(0x5000) == NEW
     mapped = scene.vm.host.read(page_at(scene, 0x5000, 1).sptep(5)) & ((1 << 52) - PAGE)
     assert mapped == scene.vm.memory.hpa(OTHER)
+    picture(f"{flush}: in step again", scene.vm, before)
 
 
 @pytest.mark.spec("unsync/leaf-pages-only")
 @pytest.mark.parametrize("level", [1, 2, 3])
-def test_only_pages_of_the_last_level_become_unsync(kernel: str, level: int) -> None:
+def test_only_pages_of_the_last_level_become_unsync(kernel: str, level: int, picture: Camera) -> None:
     """The guest writes an entry of each level that nothing uses."""
     scene = editing_guest(kernel, {0x5000: HERE})
     scene.reads(0x5000)
@@ -89,6 +94,7 @@ def test_only_pages_of_the_last_level_become_unsync(kernel: str, level: int) -> 
     scene.edit(unused, 0, level)
 
     assert {sp.role.level for sp in structs(scene.vm) if sp.unsync} == ({1} if level == 1 else set())
+    picture(f"A table of level {level} was written", scene.vm)
 
 
 def two_tables_guest(kernel: str) -> Editor:
@@ -101,13 +107,14 @@ def two_tables_guest(kernel: str) -> Editor:
 
 
 @pytest.mark.spec("unsync_children/counts-unsync-entries")
-def test_pages_above_count_the_entries_that_lead_to_something_unsync(kernel: str) -> None:
+def test_pages_above_count_the_entries_that_lead_to_something_unsync(kernel: str, picture: Camera) -> None:
     """Two tables below one directory: two there, one in each page above."""
     scene = two_tables_guest(kernel)
 
     counted = {level: page_at(scene, 0x5000, level).unsync_children for level in (1, 2, 3, 4)}
 
     assert counted == {1: 0, 2: 2, 3: 1, 4: 1}
+    picture("Two unsync tables, counted above", scene.vm)
 
 
 @pytest.mark.spec("unsync_children/counts-unsync-entries")
@@ -127,13 +134,14 @@ def test_the_count_is_not_kept_up_to_date(kernel: str) -> None:
 
 
 @pytest.mark.spec("unsync_child_bitmap/marks-unsync-entries")
-def test_the_bitmap_has_the_entries_that_lead_there(kernel: str) -> None:
+def test_the_bitmap_has_the_entries_that_lead_there(kernel: str, picture: Camera) -> None:
     """Directly in the directory, indirectly in the pages above."""
     scene = two_tables_guest(kernel)
 
     marked = {level: page_at(scene, 0x5000, level).unsync_child_bitmap for level in (1, 2, 3, 4)}
 
     assert marked == {1: 0, 2: 0b11, 3: 0b1, 4: 0b1}
+    picture("The bitmaps lead to both unsync tables", scene.vm)
 
 
 @pytest.mark.spec("unsync_child_bitmap/locates-unsync-pages")
@@ -160,7 +168,7 @@ def test_only_marked_entries_are_looked_at(kernel: str) -> None:
     scene.cpu.mov_cr3(scene.cpu.vcpu.registers.cr3)
     model.wrap("kvm.host.Host.read", watch)
     try:
-        scene.vm.kvm.shadow.kvm_mmu_sync_roots(scene.cpu.vcpu)
+        finish(scene.vm.kvm.shadow.kvm_mmu_sync_roots(scene.cpu.vcpu))
     finally:
         model.restore()
 
@@ -202,7 +210,7 @@ def test_a_last_level_table_is_written_without_emulation(kernel: str) -> None:
 
 
 @pytest.mark.spec("write_flooding_count/counts-emulations-then-unmaps")
-def test_the_third_write_since_the_table_was_used_is_too_many(kernel: str) -> None:
+def test_the_third_write_since_the_table_was_used_is_too_many(kernel: str, picture: Camera) -> None:
     """Two are counted. Use sets the count back: two more are counted. Without use the third drops the page."""
     scene = editing_guest(kernel, {0x5000: HERE, 30 * MIB: OTHER})
     scene.reads(0x5000)
@@ -220,6 +228,8 @@ def test_the_third_write_since_the_table_was_used_is_too_many(kernel: str) -> No
 
     assert counted == [1, 2, 0, 1, 2]
     assert directory.role.invalid == 0
+    before = scene.vm.snapshot()
     scene.edit(52 * 2 * MIB, 0, level=2)
     assert directory.role.invalid == 1
     assert scene.reads(0x5000) == 0
+    picture("The third write: the table is dropped", scene.vm, before)

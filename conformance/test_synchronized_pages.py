@@ -4,6 +4,7 @@ import pytest
 
 from conformance.between import before
 from conformance.looking import roots, structs
+from conformance.pictures import Camera
 from conformance.scenes import MIB, PAGE, USED, Editor, editing_guest, guest, page_tables
 from mmu_model.hardware import CR0_PG, CR0_WP, CR4_SMEP, Mode
 from mmu_model.kvm.page import KvmMmuPage
@@ -40,7 +41,7 @@ def remappable(kernel: str, *addresses: int) -> Editor:
 
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/synchronizes-all-reachable")
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/side-effect/resynchronized-on-flush")
-def test_a_flush_synchronizes_all_that_cr3_reaches(kernel: str) -> None:
+def test_a_flush_synchronizes_all_that_cr3_reaches(kernel: str, picture: Camera) -> None:
     """Three tables have been changed, far apart. After MOV to CR3 no page is unsync, and every spte is right."""
     addresses = (0x5000, 2 * MIB, 1 << 30)
     scene = remappable(kernel, *addresses)
@@ -52,6 +53,7 @@ def test_a_flush_synchronizes_all_that_cr3_reaches(kernel: str) -> None:
 
     assert [scene.reads(address) for address in addresses] == [NEW] * 3
     assert not any(sp.unsync for sp in structs(scene.vm))
+    picture("After a flush", scene.vm)
 
 
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/tables-are-write-protected", refutes=True)
@@ -180,7 +182,7 @@ def second_tables(scene: Editor) -> int:
 
 
 @pytest.mark.spec("reaction-to-events/mov-cr3-roots/looked-up")
-def test_mov_to_cr3_finds_the_roots_that_there_are(kernel: str) -> None:
+def test_mov_to_cr3_finds_the_roots_that_there_are(kernel: str, picture: Camera) -> None:
     """To other tables and back, and once more: after the first time there is nothing to make."""
     scene = remappable(kernel, 0x5000)
     first, second = scene.cpu.vcpu.registers.cr3, second_tables(scene)
@@ -194,6 +196,7 @@ def test_mov_to_cr3_finds_the_roots_that_there_are(kernel: str) -> None:
     assert [gfn for gfn, _, _ in seen] == [first, second, first, second]
     assert seen[2][1] == seen[0][1]
     assert seen[1][1:] == seen[3][1:]
+    picture("Roots that MOV to CR3 goes between", scene.vm)
 
 
 @pytest.mark.spec("reaction-to-events/mov-cr3-sync/newly-reachable")
@@ -230,7 +233,7 @@ def test_a_new_mode_gets_another_context(kernel: str) -> None:
 
 
 @pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-roots/looked-up")
-def test_a_mode_that_comes_back_finds_its_roots(kernel: str) -> None:
+def test_a_mode_that_comes_back_finds_its_roots(kernel: str, picture: Camera) -> None:
     """CR0.WP off and on again: the same pages as before."""
     scene = remappable(kernel, 0x5000)
     cr0 = scene.cpu.vcpu.registers.cr0
@@ -245,6 +248,7 @@ def test_a_mode_that_comes_back_finds_its_roots(kernel: str) -> None:
     (again,) = roots(scene.vm.snapshot())
     assert other.id != first.id
     assert again.id == first.id
+    picture("CR0.WP changed and changed back", scene.vm)
 
 
 @pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-sync/newly-reachable")

@@ -3,13 +3,8 @@
 import pytest
 
 from conformance.looking import structs
-from conformance.races import (
-    any_fault,
-    faults,
-    last_reference_against_iteration,
-    references_come_and_go,
-    zaps_all,
-)
+from conformance.races import last_reference_against_iteration, references_come_and_go
+from conformance.races.actors import any_fault, faults, zaps_all
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.task import Steps

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from mmu_model.schedule.commands import explore_command, replay_command
+
 if TYPE_CHECKING:
     from mmu_model.snapshot import Recording
 
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run the reference model of x86 paging and of KVM's MMUs."""
+
+
+main.add_command(explore_command)
+main.add_command(replay_command)
 
 
 @main.command()

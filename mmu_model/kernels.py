@@ -32,6 +32,13 @@ class Kernel:
     nx_adjusts_any_table :
         Whether any table in the way of a huge page makes a fault go down one level, or only a table that
         exists because of the NX mitigation.
+    nx_marks_smaller_pages :
+        Whether every table that is made for a fetch under that mitigation is marked for it, or only one in whose
+        place there could be a large page but for it, and not one of a guest without paging.
+    nx_recovery_skips_logged_slots :
+        Whether such a table stays, unmarked, if the writes of its slot are logged: it would only be made again.
+    change_pte :
+        Whether the host also tells by which page it replaces one.
     sync_skips_equal_access :
         Whether synchronizing leaves an spte as it is if the access that it shadows did not change. Otherwise
         it is built anew, not accessed.
@@ -74,6 +81,18 @@ class Kernel:
     nx_adjusts_any_table: bool = _switch(
         v6_1="mmu/mmu.c: disallowed_hugepage_adjust tests for a table only",
         v6_12="mmu/mmu.c: disallowed_hugepage_adjust tests nx_huge_page_disallowed",
+    )
+    nx_marks_smaller_pages: bool = _switch(
+        v6_1="mmu/mmu.c: direct_map tests req_level and is_tdp before account_huge_nx_page",
+        v6_12="mmu/mmu.c: account_nx_huge_page sets nx_huge_page_disallowed in any case",
+    )
+    nx_recovery_skips_logged_slots: bool = _switch(
+        v6_1="mmu/mmu.c: kvm_recover_nx_lpages zaps every page",
+        v6_12="mmu/mmu.c: kvm_recover_nx_huge_pages asks kvm_slot_dirty_track_enabled",
+    )
+    change_pte: bool = _switch(
+        v6_1="virt/kvm/kvm_main.c: kvm_mmu_notifier_change_pte",
+        v6_12="virt/kvm/kvm_main.c: kvm_mmu_notifier_ops has no change_pte",
     )
     sync_skips_equal_access: bool = _switch(
         v6_1="mmu/paging_tmpl.h: sync_page builds every spte anew",
@@ -119,6 +138,9 @@ KERNELS: Final = {
             shadowed_translation_max_level=5,
             tdp_root_alloc_exclusive=True,
             nx_adjusts_any_table=True,
+            nx_marks_smaller_pages=False,
+            nx_recovery_skips_logged_slots=False,
+            change_pte=True,
             sync_skips_equal_access=False,
             invlpg_zaps=True,
             unused_role_is_invalid=False,
@@ -135,6 +157,9 @@ KERNELS: Final = {
             shadowed_translation_max_level=3,
             tdp_root_alloc_exclusive=False,
             nx_adjusts_any_table=False,
+            nx_marks_smaller_pages=True,
+            nx_recovery_skips_logged_slots=True,
+            change_pte=False,
             sync_skips_equal_access=True,
             invlpg_zaps=False,
             unused_role_is_invalid=True,

@@ -47,6 +47,7 @@ from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
+from mmu_model.kvm.shrinker import mmu_shrinker
 from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
@@ -115,6 +116,8 @@ class VirtualMachine:
         Whether the processor logs writes, for which it needs EPT with dirty flags.
     x86_64 :
         Whether the host's kernel is a 64-bit one. Another has no TDP MMU; its nested paging is PAE or EPT.
+    host :
+        A host that has VMs already, instead of a new one with that processor and kernel.
 
     """
 
@@ -129,13 +132,15 @@ class VirtualMachine:
         tdp_format: TdpFormat = TdpFormat.NPT,
         pml: bool = False,
         x86_64: bool = True,
+        host: Host | None = None,
     ) -> None:
+        self.host = host or Host(maxphyaddr, x86_64=x86_64)
+        x86_64, maxphyaddr = self.host.x86_64, self.host.memory.maxphyaddr
         if not x86_64:
             if mmu is MmuKind.TDP:
                 raise KvmError("a 32-bit host has no TDP MMU: take the direct pages of the shadow MMU")
             max_tdp_level = PT32E_ROOT_LEVEL if tdp_format is TdpFormat.NPT else PT64_ROOT_4LEVEL
         release = kernel_named(kernel) if x86_64 else on_32_bit(kernel_named(kernel))
-        self.host = Host(maxphyaddr, x86_64=x86_64)
         self.process = Process(self.host)
         parameters = Parameters(
             tdp_enabled=mmu is not MmuKind.SHADOW,
@@ -155,6 +160,7 @@ class VirtualMachine:
             shadow=shadow_mmu,
             tdp=tdp_mmu,
         )
+        mmu_shrinker(self.host).vm_list.append(self.kvm)
         self.process.notifiers.append(KvmMmuNotifier(self.kvm))
         self.memory = GuestMemory(self.kvm, self.kvm.memslots[0], logs_dirty=False)
         self.devices: dict[int, int] = {}

@@ -170,10 +170,11 @@ def translations_have_the_access_of_the_leaf(snapshot: Snapshot) -> Iterator[str
     Execution is taken away from large pages by the mitigation that nx_huge_pages stands for.
     """
     for page in snapshot.pages:
-        for index, spte in page.sptes().items():
+        for index, found in page.sptes().items():
             translation = entry_of(page, index).shadowed_translation
-            if spte.kind is not Kind.LEAF or translation is None:
+            if found.kind is not Kind.LEAF or translation is None:
                 continue
+            spte = found.restored
             agrees = bool(translation & 4) == spte.user and (bool(translation & 2) or not spte.writable)
             agrees &= bool(translation & 1) == spte.executable or (spte.level > 1 and not spte.executable)
             if not agrees:

@@ -5,10 +5,13 @@ from typing import Any
 from conformance.broken import BrokenModel
 from mmu_model.hardware import ERROR_P, NestedPageFault, PageFault
 from mmu_model.kvm.memory_region import finish_memslots_update
+from mmu_model.kvm.task import finish
+from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
 from mmuspec.violations import violates
 
 DRIVEN = "events/driven-by-events/guest-and-host"
 REGISTERS = "events/control-register-writes/cr3-above-all"
+PRESSURE = "events/memory-pressure/shrinker"
 ACCESS = "events/missing-or-protected/access"
 
 
@@ -88,3 +91,71 @@ def a_write_to_cr4_is_no_event(model: BrokenModel) -> None:
 def a_write_to_efer_is_no_event(model: BrokenModel) -> None:
     """The MMU remains as it was for the old EFER."""
     model.replace("kvm.registers.KVM_MMU_EFER_ROLE_BITS", 0)
+
+
+@violates(PRESSURE)
+def memory_pressure_is_no_event(model: BrokenModel) -> None:
+    """KVM gives nothing."""
+    model.replace("kvm.shrinker.MmuShrinker.scan_objects", lambda shrinker, nr_to_scan: 0)
+
+
+def _zap(model: BrokenModel, choose: Any) -> None:
+    """Zap what `choose` makes of the list of pages, the oldest first, and of how many are wanted."""
+
+    def change(original: Any) -> Any:
+        names = original.__globals__
+
+        def wrong(kvm: Any, count: int) -> int:
+            gone: list[Any] = []
+            chosen = choose(list(kvm.active_mmu_pages), count)
+            for sp in chosen:
+                names["kvm_mmu_prepare_zap_page"](kvm, sp, gone)
+            names["kvm_mmu_commit_zap_page"](kvm, gone)
+            return len(chosen)
+
+        return wrong
+
+    model.wrap("shadow.recycle.kvm_mmu_zap_oldest_mmu_pages", change)
+
+
+@violates(PRESSURE)
+def memory_pressure_takes_the_newest_pages(model: BrokenModel) -> None:
+    """What was made last goes first."""
+    _zap(model, lambda pages, count: [sp for sp in pages if not sp.root_count][-count:])
+
+
+@violates(PRESSURE)
+def memory_pressure_takes_one_page_too_many(model: BrokenModel) -> None:
+    """One more than was asked for."""
+    _zap(model, lambda pages, count: [sp for sp in pages if not sp.root_count][: count + 1])
+
+
+@violates(PRESSURE)
+def memory_pressure_takes_roots(model: BrokenModel) -> None:
+    """Whether a vCPU has them loaded or not."""
+    _zap(model, lambda pages, count: pages[:count])
+
+
+@violates(PRESSURE)
+def memory_pressure_is_for_the_first_vm(model: BrokenModel) -> None:
+    """It gives every time."""
+
+    def wrong(shrinker: Any, kvm: Any, nr_to_scan: int) -> int:
+        with kvm.mmu_lock.write:
+            return int(kvm.shadow.kvm_mmu_zap_oldest_mmu_pages(kvm, nr_to_scan))
+
+    model.replace("kvm.shrinker.MmuShrinker._shrink", wrong)
+
+
+@violates(PRESSURE)
+def memory_pressure_takes_pages_of_the_tdp_mmu(model: BrokenModel) -> None:
+    """All of them go, as if a memslot did."""
+    model.replace("kvm.shrinker.MmuShrinker.count_objects", lambda shrinker: 1)
+
+    def wrong(shrinker: Any, nr_to_scan: int) -> int:
+        for kvm in shrinker.vm_list:
+            with kvm.slots_lock:
+                finish(kvm_mmu_zap_all_fast(kvm))
+        return nr_to_scan
+
+    model.replace("kvm.shrinker.MmuShrinker.scan_objects", wrong)

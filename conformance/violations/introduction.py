@@ -12,6 +12,7 @@ CORRECT = "introduction/correctness/indistinguishable-but-for-timing"
 SECURE = "introduction/security/no-host-memory-but-its-own"
 DIRTY = "introduction/dirty-tracking/writes-are-reported"
 FOOTPRINT = "introduction/footprint/little-pinned-memory"
+CONTROLS = "introduction/integration/linux-controls-guest-memory"
 
 
 @violates(TASK, FOOTPRINT)
@@ -151,3 +152,39 @@ def a_frame_is_reported_once(model: BrokenModel) -> None:
 def the_log_stays_empty(model: BrokenModel) -> None:
     """Writes fault and are not noted."""
     model.replace("kvm.guest_memory.mark_page_dirty", lambda slot, gfn: None)
+
+
+@violates(CONTROLS)
+def sptes_outlive_their_frames(model: BrokenModel) -> None:
+    """KVM is told that the host takes memory away, and leaves its sptes."""
+    model.replace("shadow.notifier.kvm_unmap_gfn_range", lambda kvm, slot, start, end: False)
+    model.replace("tdp.notifier.kvm_tdp_mmu_unmap_gfn_range", nothing(False))
+
+
+@violates(CONTROLS)
+def what_is_shared_is_mapped_writable(model: BrokenModel) -> None:
+    """KVM does not ask whether the host lets the process write to a page."""
+
+    def change(original: Any) -> Any:
+        def wrong(process: Any, hva: int, *, write: bool) -> Any:
+            mapping = original(process, hva, write=False)
+            return mapping and mapping._replace(writable=True)
+
+        return wrong
+
+    model.wrap("kvm.process.Process.fault_in", change)
+
+
+@violates(CONTROLS)
+def kvm_keeps_the_frames_it_has_seen(model: BrokenModel) -> None:
+    """What the host had at an address first is taken to be there for good."""
+    seen: dict[tuple[Any, int], Any] = {}
+
+    def change(original: Any) -> Any:
+        def wrong(process: Any, hva: int, *, write: bool) -> Any:
+            mapping = original(process, hva, write=write)
+            return seen.setdefault((process, hva), mapping) if mapping is not None else None
+
+        return wrong
+
+    model.wrap("kvm.process.Process.fault_in", change)

@@ -4,6 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware import Gfn
+from mmu_model.kvm.task import Steps
 from mmuspec.violations import violates
 
 
@@ -189,8 +190,8 @@ def unsync_tables_do_not_count(model: BrokenModel) -> None:
     """As the document has it: what is not write-protected is no reason."""
 
     def wrap(original: Any) -> Any:
-        def wrong(kvm: Any, sp: Any) -> None:
-            original(kvm, sp)
+        def wrong(kvm: Any, sp: Any) -> Steps[None]:
+            yield from original(kvm, sp)
             kvm.slots_for_role(sp.role).find(sp.gfn).count_disallow_lpage(sp.gfn, -1)
 
         return wrong

@@ -9,6 +9,7 @@ from mmuspec.violations import violates
 
 IN_PROCESS = "memory/guest-memory/in-the-process"
 ALIASES = "memory/guest-memory/gpa-to-hva-aliases"
+ANY_KIND = "memory/backing/any-kind-of-memory"
 
 KERNEL_FRAMES = 1 << 19
 
@@ -80,3 +81,31 @@ def memslots_may_overlap(model: BrokenModel) -> None:
 def frames_stay_with_the_guest(model: BrokenModel) -> None:
     """KVM does not hear of it when the host takes a frame."""
     model.replace("kvm.notifier.invalidate_range_start", nothing())
+
+
+@violates(ANY_KIND)
+def files_are_copied_for_the_guest(model: BrokenModel) -> None:
+    """What it writes stays its own."""
+    model.replace("kvm.process.Process.mmap_file", lambda process, contents, npages: process.mmap(npages))
+
+
+@violates(ANY_KIND)
+def the_memory_of_devices_is_not_mapped(model: BrokenModel) -> None:
+    """Each access to it leaves the guest, as where there is no memory."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            result = yield from original(vcpu, fault, access)
+            if vcpu.kvm.host.is_device(fault.pfn):
+                fault.pfn = fault.slot = None
+            return result
+
+        return wrong
+
+    model.wrap("kvm.faultin.faultin_pfn", change)
+
+
+@violates(ANY_KIND)
+def all_memory_is_cached(model: BrokenModel) -> None:
+    """A device's, too."""
+    model.replace("kvm.host.Host.is_device", lambda host, pfn: False)

@@ -97,7 +97,7 @@ def tables_of_all_guests_are_protected(model: BrokenModel) -> None:
 
     def wrap(original: Any) -> Any:
         def wrong(*arguments: Any, **how: Any) -> Any:
-            spte, wrprot = original(*arguments, **how)
+            spte, wrprot = yield from original(*arguments, **how)
             return (spte & ~0x402, True) if arguments[4] >> 8 == 0x20 else (spte, wrprot)
 
         return wrong

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from conformance.broken import BrokenModel
+from conformance.broken import BrokenModel, nothing
+from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK
 from mmuspec.violations import violates
 
 UNSHADOW = "reaction-to-events/emulate-failed/unshadow"
@@ -83,3 +84,17 @@ def fast_faults_go_unlogged(model: BrokenModel) -> None:
         return vcpu.kvm.host.compare_exchange(sptep, old_spte, new_spte)
 
     model.replace("kvm.fast_page_fault.fast_pf_fix_direct_spte", wrong)
+
+
+@violates("reaction-to-events/notifier-drop/translations")
+def replaced_pages_may_be_written_to(model: BrokenModel) -> None:
+    """An spte that gets another frame keeps its rights."""
+    model.replace(
+        "kvm.spte.SpteMasks.changed_pte", lambda masks, spte, pfn: spte & ~SPTE_BASE_ADDR_MASK | pfn << 12
+    )
+
+
+@violates("reaction-to-events/notifier-drop/translations")
+def no_kernel_is_told_by_which_page(model: BrokenModel) -> None:
+    """6.1 as 6.12."""
+    model.replace("kvm.notifier.change_pte", nothing())

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conformance.broken import BrokenModel
+from conformance.broken import BrokenModel, nothing
 from mmu_model.kvm.split_spte import read_half, write_half
 from mmuspec.violations import violates
 
@@ -147,4 +147,4 @@ def readers_do_not_retry(model: BrokenModel) -> None:
 @violates(RETRIES)
 def pages_are_freed_while_they_are_read(model: BrokenModel) -> None:
     """Nobody waits for those who walk shadow pages without the lock."""
-    model.replace("kvm.shadow_walk.NoShadowWalk.ready", lambda wait: True)
+    model.replace("kvm.requests.wait_for_kicked", nothing())

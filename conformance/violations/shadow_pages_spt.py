@@ -65,7 +65,7 @@ def leaf_sptes_point_at_memory_of_the_kernel(model: BrokenModel) -> None:
 
     def change(original: Any) -> Any:
         def wrong(kvm: Any, *arguments: Any, **named: Any) -> Any:
-            spte, wrprot = original(kvm, *arguments, **named)
+            spte, wrprot = yield from original(kvm, *arguments, **named)
             zeroes = pa(kvm.host.zero_page)
             return spte & ~((1 << 52) - (1 << PAGE_SHIFT)) | zeroes, wrprot
 

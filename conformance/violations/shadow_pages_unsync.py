@@ -2,20 +2,22 @@
 
 from typing import Any
 
-from conformance.broken import BrokenModel
+from conformance.broken import BrokenModel, nothing
+from mmu_model.kvm.task import Steps
 from mmuspec.violations import violates
 
 
 @violates("unsync/may-not-match")
 def pages_are_not_marked(model: BrokenModel) -> None:
     """The guest may write to its table, and the page does not say so."""
-    model.replace("shadow.unsync.unsync_page", lambda kvm, sp: None)
+    model.replace("shadow.unsync.unsync_page", nothing())
 
 
 def never_unsync(model: BrokenModel) -> None:
     """A frame with a shadowed table is never writable for the guest."""
 
-    def wrong(kvm: Any, slot: Any, gfn: int, **how: bool) -> bool:
+    def wrong(kvm: Any, slot: Any, gfn: int, **how: bool) -> Steps[bool]:
+        yield "looks for shadowed tables"
         return not any(True for _ in kvm.valid_pages_at(gfn) if not _.role.direct)
 
     model.replace("shadow.unsync.mmu_try_to_unsync_pages", wrong)
@@ -48,7 +50,7 @@ def invlpg_does_not_reach_kvm(model: BrokenModel) -> None:
 )
 def other_flushes_do_not_synchronize(model: BrokenModel) -> None:
     """MOV to CR3 and its like flush the TLB, nothing else."""
-    model.replace("shadow.sync.kvm_mmu_sync_roots", lambda vcpu: None)
+    model.replace("shadow.sync.kvm_mmu_sync_roots", nothing())
 
 
 @violates("unsync/leaf-pages-only")
@@ -62,8 +64,8 @@ def one_unsync_child_is_as_good_as_two(model: BrokenModel) -> None:
     """The count does not go beyond 1."""
 
     def wrap(original: Any) -> Any:
-        def wrong(kvm: Any, sptep: int) -> None:
-            original(kvm, sptep)
+        def wrong(kvm: Any, sptep: int) -> Steps[None]:
+            yield from original(kvm, sptep)
             sp = kvm.host.at(kvm.host.page_private[sptep - 0xFFFF_8880_0000_0000 >> 12])
             sp.unsync_children = min(sp.unsync_children, 1)
 
@@ -94,7 +96,8 @@ def the_count_follows_every_entry(model: BrokenModel) -> None:
 def only_the_page_above_is_marked(model: BrokenModel) -> None:
     """What leads to an unsync page indirectly is not."""
 
-    def wrong(kvm: Any, sptep: int) -> None:
+    def wrong(kvm: Any, sptep: int) -> Steps[None]:
+        yield "marks the page above"
         sp = kvm.host.at(kvm.host.page_private[sptep - 0xFFFF_8880_0000_0000 >> 12])
         bit = 1 << (sptep >> 3 & 511)
         if not sp.unsync_child_bitmap & bit:

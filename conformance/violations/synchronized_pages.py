@@ -7,6 +7,7 @@ from conformance.broken import BrokenModel
 from conformance.violations.shadow_pages_unsync import never_unsync
 from mmu_model.kvm.page import sptep_to_sp
 from mmu_model.kvm.rmap import pte_list
+from mmu_model.kvm.task import Steps
 from mmuspec.violations import violates
 
 SECTION = "synchronized-and-unsynchronized-pages"
@@ -48,11 +49,11 @@ def only_reachable_tables_lose_their_protection(model: BrokenModel) -> None:
     """As the document has it: a table is made unsync if a root that is loaded leads to it."""
 
     def wrap(original: Any) -> Any:
-        def wrong(kvm: Any, slot: Any, gfn: int, **how: bool) -> bool:
+        def wrong(kvm: Any, slot: Any, gfn: int, **how: bool) -> Steps[bool]:
             loaded = {vcpu.mmu.root.hpa for vcpu in kvm.vcpus}
             if any(not _below(kvm, sp, loaded) for sp in kvm.valid_pages_at(gfn) if not sp.role.direct):
                 return False
-            return bool(original(kvm, slot, gfn, **how))
+            return bool((yield from original(kvm, slot, gfn, **how)))
 
         return wrong
 

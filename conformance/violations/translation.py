@@ -20,7 +20,7 @@ DIRECT = "translation/direct-or-shadow/direct-when-they-match"
 @violates(PROGRAMS, "events/driven-by-events/guest-and-host")
 def kvm_carries_out_every_access(model: BrokenModel) -> None:
     """No fault leads to an spte: the guest is emulated."""
-    model.replace("kvm.page_fault._do_page_fault", lambda vcpu, address, error_code: RetPf.EMULATE)
+    model.replace("kvm.page_fault._do_page_fault", lambda *fault: RetPf.EMULATE)
 
 
 @violates(PROGRAMS, ENCODE, "acronyms/spte/meaning")

@@ -93,7 +93,7 @@ def svg(layout: Layout) -> str:
 def _top(root: ElementTree.Element, layout: Layout) -> None:
     """Title, the facts of the VM, headings of columns."""
     picture = layout.picture
-    since = f"   what changed since {picture.compared_with!r}" if picture.compared_with is not None else ""
+    since = _since(picture)
     _text(root, 2 * PADDING, 22, clip(picture.title, 60), "name")
     if since:
         title_width = len(clip(picture.title, 60)) * CHARACTER * 15 / 11
@@ -105,6 +105,12 @@ def _top(root: ElementTree.Element, layout: Layout) -> None:
         x += (len(text) + 3) * CHARACTER
     for x, heading in layout.headings:
         _text(root, x, 72, heading, "head dim")
+
+
+def _since(picture: Picture) -> str:
+    if picture.compared_with is None:
+        return ""
+    return "   what changed" + (f" since {picture.compared_with!r}" if picture.compared_with else "")
 
 
 def _card(root: ElementTree.Element, box: Box) -> None:

@@ -31,7 +31,7 @@ def _lines(picture: Picture) -> Iterator[str]:
     yield clip(picture.title, 100)
     yield "; ".join(clip(row.text) for row in picture.facts) + "."
     if picture.compared_with is not None:
-        yield f"Compared with {clip(picture.compared_with)!r}."
+        yield f"Compared with {clip(picture.compared_with) or 'the state before'}."
     column = None
     for card in picture.cards:
         if card.column != column:

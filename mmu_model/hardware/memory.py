@@ -60,11 +60,14 @@ class PhysicalMemory:
 
     def write(self, address: int, value: int, size: int = 8) -> None:
         """Store `value` in the `size` (1, 2, 4 or 8) bytes at `address`; errors as for :meth:`read`."""
+        base = self._base.get(address >> PAGE_SHIFT)
+        if size == 8 and base and not address & 7 and not value >> 64:
+            self._view[base + (address >> 3 & 511)] = value
+            return
         self._check(address, size)
         if value >> size * 8:
             raise ValueError(f"{value:#x} does not fit in {size} bytes")
-        base = self._base.get(address >> PAGE_SHIFT) or self._add_frame(address >> PAGE_SHIFT)
-        index = base + (address >> 3 & 511)
+        index = (base or self._add_frame(address >> PAGE_SHIFT)) + (address >> 3 & 511)
         if size < 8:
             shift = (address & 8 - size) * 8
             value = self._view[index] & ~(_LOW[size] << shift) | value << shift

@@ -24,10 +24,12 @@ def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, slot: KvmMemorySlot) -> set[Gfn]:
 def get_dirty_log(kvm: Kvm, slot: KvmMemorySlot) -> Steps[set[Gfn]]:
     """:func:`kvm_vm_ioctl_get_dirty_log`, that the guest's writes may overtake."""
     found = _bitmap(slot)
-    sync_dirty_log(kvm)
-    if kvm.manual_dirty_log_protect:
-        return set(found)
-    return (yield from _clear(kvm, slot, found))
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        sync_dirty_log(kvm)
+        if kvm.manual_dirty_log_protect:
+            return set(found)
+        return (yield from _clear(kvm, slot, found))
 
 
 def sync_dirty_log(kvm: Kvm) -> None:
@@ -53,7 +55,10 @@ def kvm_clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> None:
 
 def clear_dirty_log(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[None]:
     """:func:`kvm_clear_dirty_log`, that the guest's writes may overtake."""
-    yield from _clear(kvm, slot, gfns)
+    yield from kvm.slots_lock.wait()
+    with kvm.slots_lock:
+        sync_dirty_log(kvm)
+        yield from _clear(kvm, slot, gfns)
 
 
 def _clear(kvm: Kvm, slot: KvmMemorySlot, gfns: set[Gfn]) -> Steps[set[Gfn]]:

@@ -80,11 +80,13 @@ def _try_once(vcpu: KvmVcpu, fault: KvmPageFault, sptep: Sptep, spte: int) -> St
         return RetPf.INVALID
     if is_access_allowed(vcpu, fault, spte):
         return RetPf.SPURIOUS
-    new_spte = kvm.masks.restore_acc_track(spte) if kvm.masks.is_access_track(spte) else spte
+    new_spte = spte
+    if not kvm.masks.accessed and kvm.masks.is_access_track(spte):
+        new_spte = kvm.masks.restore_acc_track(spte)
     if fault.write and kvm.masks.is_mmu_writable(spte):
+        new_spte |= PT_WRITABLE_MASK
         if level > PG_LEVEL_4K and fault.slot is not None and fault.slot.dirty_bitmap is not None:
             return RetPf.INVALID  # only one frame of the large page would be noted as dirty
-        new_spte |= PT_WRITABLE_MASK
     if new_spte == spte or not is_access_allowed(vcpu, fault, new_spte):
         return RetPf.INVALID
     fixed = yield from fast_pf_fix_direct_spte(vcpu, fault, sptep, spte, new_spte)

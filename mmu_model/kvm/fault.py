@@ -33,6 +33,10 @@ class RetPf(Enum):
     FIXED = 5
     SPURIOUS = 6
 
+    def __init__(self, _: int) -> None:
+        self.stat = f"pf_{self._name_.lower()}"
+        """The counter of vCPUs that has it."""
+
 
 class KvmPageFault:
     """One fault, filled in as it is handled.

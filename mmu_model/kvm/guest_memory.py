@@ -76,9 +76,10 @@ class GuestMemory:
         return mapping is not None and mapping.writable
 
     def _existing(self, gpa: int, *, write: bool) -> Hpa:
-        slot = self._memslots.find(gpa >> PAGE_SHIFT)
+        gfn = gpa >> PAGE_SHIFT
+        slot = self._memslots.find(gfn)
         if slot is not None and not slot.flags & KVM_MEMSLOT_INVALID:
-            hva, process = slot.hva(gpa >> PAGE_SHIFT), self._kvm.process
+            hva, process = slot.hva(gfn), self._kvm.process
             hpa = process.frame_address(hva)
             if hpa is None and process.fault_in(hva, write=write) is not None:
                 hpa = process.hpa(hva)

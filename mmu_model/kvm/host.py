@@ -1,6 +1,6 @@
 """The machine and the kernel that KVM runs on: frames, what `struct page` says of each, and the heap."""
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
@@ -12,8 +12,21 @@ _KERNEL_FRAMES: Final = 0x1000
 _USER_FRAMES: Final = 1 << 20
 """The first frame handed out to processes: at 4 GiB."""
 
+_DEVICE_FRAMES: Final = range(0xC_0000, 0xF_0000)
+"""The frames behind which there are devices with memory of their own: below 4 GiB."""
+
 _HEAP: Final = 0xFFFF_C900_0000_0000
 _OBJECT_SIZE: Final = 128
+
+
+class Shrinker(Protocol):
+    """Who has memory of the kernel that it can do without."""
+
+    def count_objects(self) -> int:
+        """How many things it has."""
+
+    def scan_objects(self, nr_to_scan: int) -> int:
+        """Give up to so many back; how many it gave."""
 
 
 class Host:
@@ -38,10 +51,12 @@ class Host:
         """Frames of processes that KVM reported as written and as used (kvm_set_pfn_dirty, _accessed)."""
         self._free_frames: list[Pfn] = []
         self._next_frame = _KERNEL_FRAMES
+        self.shrinkers: list[Shrinker] = []
         self.zero_page = self.alloc_page()
         """A page of zeroes that nobody writes to."""
         self._next_user_frame = _USER_FRAMES
-        self._objects: dict[Kva, Any] = {}
+        self._next_device_frame = _DEVICE_FRAMES.start
+        self._objects: dict[int, Any] = {}
         self._next_object = _HEAP
         self._free_objects: list[Kva] = []
 
@@ -64,11 +79,25 @@ class Host:
         self.memory.release(pfn)
         self._free_frames.append(pfn)
 
+    def shrink_slab(self, nr_to_scan: int) -> int:
+        """Memory is short: ask everybody who has some to give so many things back; how many they gave."""
+        return sum(each.scan_objects(nr_to_scan) for each in self.shrinkers if each.count_objects())
+
     def alloc_user_frames(self, count: int, alignment: int) -> Pfn:
         """`count` frames in a row for a process; the first is a multiple of `alignment`."""
         first = -(-self._next_user_frame // alignment) * alignment
         self._next_user_frame = first + count
         return Pfn(first)
+
+    def alloc_device_frames(self, count: int) -> Pfn:
+        """`count` frames in a row of a device's memory."""
+        first = self._next_device_frame
+        self._next_device_frame = first + count
+        return Pfn(first)
+
+    def is_device(self, pfn: Pfn) -> bool:
+        """Whether a frame is of a device's memory, and not the host's (kvm_is_mmio_pfn)."""
+        return pfn in _DEVICE_FRAMES
 
     def kmalloc(self, thing: Any) -> Kva:
         """Give an object of the kernel an address; bit 0 of it is 0, as the tags of pointers need."""
@@ -94,7 +123,7 @@ class Host:
             There is none: a wild pointer.
 
         """
-        return self._objects[Kva(pointer)]
+        return self._objects[pointer]
 
     def read(self, sptep: Sptep) -> int:
         """The 64-bit word that the kernel sees at an address."""

@@ -4,15 +4,14 @@ from mmu_model.hardware.types import Pfn
 from mmu_model.kvm.fault import KvmPageFault
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.page import spte_to_child_sp
-from mmu_model.kvm.spte import is_large_pte, is_shadow_present_pte
+from mmu_model.kvm.spte import is_nonleaf_spte
 from mmu_model.kvm.types import PG_LEVEL_4K, pages_per_hpage
 from mmu_model.kvm.vm import Kvm
 
 
 def host_pfn_mapping_level(kvm: Kvm, slot: KvmMemorySlot, gfn: int) -> int:
     """The size of the page that the host maps the frame with, as a level."""
-    mapping = kvm.process.mapping(slot.hva(gfn))
-    return PG_LEVEL_4K if mapping is None else mapping.level
+    return kvm.process.mapping_level(slot.hva(gfn))
 
 
 def kvm_mmu_max_mapping_level(kvm: Kvm, slot: KvmMemorySlot, gfn: int, max_level: int) -> int:
@@ -43,7 +42,7 @@ def disallowed_hugepage_adjust(kvm: Kvm, fault: KvmPageFault, spte: int, level: 
     """Go one level down where a table exists because of the NX mitigation: no large page replaces it."""
     if level == PG_LEVEL_4K or level != fault.goal_level or fault.pfn is None:
         return
-    if not is_shadow_present_pte(spte) or is_large_pte(spte):
+    if not is_nonleaf_spte(spte):
         return
     if kvm.kernel.nx_adjusts_any_table or spte_to_child_sp(kvm.host, spte).nx_huge_page_disallowed:
         between = pages_per_hpage(level) - pages_per_hpage(level - 1)

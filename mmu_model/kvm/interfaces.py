@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmu_model.kvm.memslot import KvmMemorySlot
     from mmu_model.kvm.mmu import RootInfo
     from mmu_model.kvm.page import KvmMmuPage
+    from mmu_model.kvm.process import HostMapping
     from mmu_model.kvm.task import Steps
     from mmu_model.kvm.vcpu import KvmVcpu
     from mmu_model.kvm.vm import Kvm
@@ -22,7 +23,7 @@ class ShadowMmu(Protocol):
 
     def mmu_try_to_unsync_pages(
         self, kvm: Kvm, slot: KvmMemorySlot, gfn: int, *, can_unsync: bool, prefetch: bool
-    ) -> bool:
+    ) -> Steps[bool]:
         """Whether a writable spte for the frame may be made, now that its tables are unsync."""
 
     def mmu_alloc_direct_roots(self, vcpu: KvmVcpu) -> None:
@@ -31,7 +32,7 @@ class ShadowMmu(Protocol):
     def mmu_alloc_shadow_roots(self, vcpu: KvmVcpu) -> None:
         """Load a root that shadows the guest's."""
 
-    def kvm_mmu_sync_roots(self, vcpu: KvmVcpu) -> None:
+    def kvm_mmu_sync_roots(self, vcpu: KvmVcpu) -> Steps[None]:
         """Synchronize all that the loaded root reaches."""
 
     def put_root(self, kvm: Kvm, sp: KvmMmuPage) -> None:
@@ -73,8 +74,14 @@ class ShadowMmu(Protocol):
     def unprotect_gfn(self, kvm: Kvm, gfn: int) -> bool:
         """Zap every page that shadows a table at the frame; whether there was one."""
 
+    def kvm_mmu_zap_oldest_mmu_pages(self, kvm: Kvm, count: int) -> int:
+        """Zap so many pages, the oldest first; how many went."""
+
     def kvm_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> bool:
         """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""
+
+    def kvm_set_spte_gfn(self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn, mapping: HostMapping) -> Steps[bool]:
+        """The sptes for a frame get the page that the host has there now; whether there was one."""
 
     def kvm_rmap_age_gfn_range(
         self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn, *, test_only: bool
@@ -96,6 +103,14 @@ class TdpMmu(Protocol):
 
     def kvm_tdp_mmu_zap_invalidated_roots(self, kvm: Kvm) -> Steps[None]:
         """Take the tables of such roots apart."""
+
+    def kvm_tdp_mmu_set_spte_gfn(
+        self, kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn, mapping: HostMapping
+    ) -> Steps[bool]:
+        """The sptes for a frame get the page that the host has there now; whether there was one."""
+
+    def kvm_tdp_mmu_zap_sp(self, kvm: Kvm, sp: KvmMmuPage) -> Steps[None]:
+        """Zap one page, and what is below it."""
 
     def kvm_tdp_mmu_unmap_gfn_range(self, kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
         """Clear all sptes for frames of a slot; whether the TLBs are to be flushed."""

@@ -14,6 +14,7 @@ from mmu_model.kvm.spte import (
     is_last_spte,
     is_writable_pte,
 )
+from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import PG_LEVEL_4K
 from mmu_model.kvm.vm import Kvm
 
@@ -30,7 +31,7 @@ def make_spte(
     prefetch: bool,
     can_unsync: bool,
     host_writable: bool,
-) -> tuple[int, bool]:
+) -> Steps[tuple[int, bool]]:
     """The spte, and whether it had to be write-protected for the sake of a shadowed table.
 
     Parameters
@@ -50,7 +51,9 @@ def make_spte(
 
     """
     level, masks = sp.role.level, kvm.masks
-    spte = SPTE_MMU_PRESENT_MASK | masks.present | masks.memtype | pfn << PAGE_SHIFT
+    spte = SPTE_MMU_PRESENT_MASK | masks.present | pfn << PAGE_SHIFT
+    if masks.memtype and not kvm.host.is_device(pfn):
+        spte |= masks.memtype
     accessed, dirty = masks.accessed, masks.dirty
     if sp.role.ad_disabled:
         spte |= SPTE_TDP_AD_DISABLED
@@ -75,8 +78,10 @@ def make_spte(
     if access & ACC_WRITE_MASK:
         # Whether the old one is present at all, KVM does not ask: one of MMIO passes for writable.
         already = is_last_spte(old_spte, level) and is_writable_pte(old_spte)
-        wrprot = not already and not kvm.shadow.mmu_try_to_unsync_pages(
-            kvm, slot, gfn, can_unsync=can_unsync, prefetch=prefetch
+        wrprot = not already and not (
+            yield from kvm.shadow.mmu_try_to_unsync_pages(
+                kvm, slot, gfn, can_unsync=can_unsync, prefetch=prefetch
+            )
         )
         if not wrprot:
             spte |= PT_WRITABLE_MASK | masks.mmu_writable

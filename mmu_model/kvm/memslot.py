@@ -47,7 +47,7 @@ class KvmMemorySlot:
         self.flags = flags
         self.rmap: tuple[dict[int, RmapHead], ...] = tuple({} for _ in range(KVM_MAX_HUGEPAGE_LEVEL))
         self.disallow_lpage: tuple[dict[int, int], ...] = ({}, {})
-        self.gfn_write_track: dict[Gfn, int] = {}
+        self.gfn_write_track: dict[int, int] = {}
         self.dirty_bitmap: set[Gfn] | None = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
         for level in range(PG_LEVEL_2M, KVM_MAX_HUGEPAGE_LEVEL + 1):
             self.exclude_ragged_ends(level)
@@ -76,7 +76,8 @@ class KvmMemorySlot:
 
     def largepage_disallowed(self, gfn: int, level: int) -> int:
         """`lpage_info[level - 2][...].disallow_lpage` of the large frame that holds `gfn`."""
-        return self.disallow_lpage[level - 2].get(gfn_to_index(gfn, self.base_gfn, level), 0)
+        counts = self.disallow_lpage[level - 2]
+        return counts.get(gfn_to_index(gfn, self.base_gfn, level), 0) if counts else 0
 
     def count_disallow_lpage(self, gfn: int, count: int) -> None:
         """Add `count` to the reasons against every large page that holds `gfn`.

@@ -1,8 +1,9 @@
 """The host tells KVM that it changes the mapping of the process's memory (kvm_main.c: the MMU notifier)."""
 
-from mmu_model.hardware.types import PAGE_SHIFT, Gfn
+from mmu_model.hardware.types import PAGE_SHIFT, PAGE_SIZE, Gfn
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.memslot import KVM_MEMSLOT_INVALID, KvmMemorySlot
+from mmu_model.kvm.process import HostMapping
 from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.task import Steps, finish, might_sleep
 from mmu_model.kvm.types import Hva
@@ -34,7 +35,21 @@ def invalidate_range_start(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
 
 
 def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
-    """After it: faults that looked at the mapping in between are tried again, later ones go on.
+    """After it: faults that looked at the mapping in between are tried again, later ones go on."""
+    if gfn_ranges(kvm, start, end):
+        yield from kvm.mmu_lock.write.wait()
+        with kvm.mmu_lock.write:
+            mmu_invalidate_end(kvm)
+    yield from kvm.mn_invalidate_lock.wait()
+    with kvm.mn_invalidate_lock:
+        if kvm.mn_active_invalidate_count:  # for an end without a beginning the kernel only warns
+            kvm.mn_active_invalidate_count -= 1
+
+
+def change_pte(kvm: Kvm, address: Hva, mapping: HostMapping) -> Steps[None]:
+    """The host replaces a page, between the beginning and the end of the change: its sptes get the new frame.
+
+    Only before 6.10, and there too the beginning has left no sptes that could get it, nor do faults make any.
 
     Raises
     ------
@@ -42,15 +57,23 @@ def invalidate_range_end(kvm: Kvm, start: Hva, end: Hva) -> Steps[None]:
         There was no beginning.
 
     """
-    if gfn_ranges(kvm, start, end):
-        yield from kvm.mmu_lock.write.wait()
-        with kvm.mmu_lock.write:
-            mmu_invalidate_end(kvm)
-    yield from kvm.mn_invalidate_lock.wait()
-    with kvm.mn_invalidate_lock:
-        if not kvm.mn_active_invalidate_count:
-            raise KvmBug("the host ends a change of its mappings that it did not announce")
-        kvm.mn_active_invalidate_count -= 1
+    if not kvm.kernel.change_pte:
+        return
+    if not kvm.mn_active_invalidate_count:
+        raise KvmBug("the host replaces a page, and did not announce it")
+    if not kvm.mmu_invalidate_in_progress:
+        return
+    yield from kvm.mmu_lock.write.wait()
+    with kvm.mmu_lock.write:
+        flush = False
+        for slot, gfn, _ in gfn_ranges(kvm, address, Hva(address + PAGE_SIZE)):
+            if slot.flags & KVM_MEMSLOT_INVALID:
+                continue
+            flush |= yield from kvm.shadow.kvm_set_spte_gfn(kvm, slot, gfn, mapping)
+            if kvm.parameters.tdp_mmu_enabled:
+                flush |= yield from kvm.tdp.kvm_tdp_mmu_set_spte_gfn(kvm, slot, gfn, mapping)
+        if flush:
+            yield from flush_remote_tlbs(kvm)
 
 
 def clear_flush_young(kvm: Kvm, start: Hva, end: Hva) -> Steps[bool]:
@@ -142,6 +165,10 @@ class KvmMmuNotifier:
     def invalidate_range_end(self, start: Hva, end: Hva) -> None:
         """Nobody comes in between."""
         finish(invalidate_range_end(self._kvm, start, end))
+
+    def change_pte(self, address: Hva, mapping: HostMapping) -> None:
+        """Nobody comes in between."""
+        finish(change_pte(self._kvm, address, mapping))
 
     def clear_flush_young(self, start: Hva, end: Hva) -> bool:
         """Nobody comes in between."""

@@ -1,6 +1,6 @@
 """`struct kvm_mmu_page`: what KVM knows of one page of sptes (mmu/mmu_internal.h)."""
 
-from mmu_model.hardware.types import PAGE_SHIFT, Gfn, Hpa, Pfn
+from mmu_model.hardware.types import PAGE_SHIFT, Gfn, Hpa
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.rmap import RmapHead
 from mmu_model.kvm.role import PageRole
@@ -143,7 +143,7 @@ class KvmMmuPage:
 
     def sptep(self, index: int) -> Sptep:
         """The address of `spt[index]`."""
-        return Sptep(Kva(self.spt + index * 8))
+        return Sptep(self.spt + index * 8)
 
     def free(self, host: Host) -> None:
         """Give struct and page of sptes back."""
@@ -214,5 +214,5 @@ def spte_to_child_sp(host: Host, spte: int) -> KvmMmuPage:
 
 def root_to_sp(host: Host, root: Hpa) -> KvmMmuPage | None:
     """The shadow page of a root; None for roots that have none: PAE and special roots, the dummy root."""
-    private = host.page_private.get(Pfn((root & SPTE_BASE_ADDR_MASK) >> PAGE_SHIFT))
+    private = host.page_private.get((root & SPTE_BASE_ADDR_MASK) >> PAGE_SHIFT)
     return None if private is None else host.at(private)

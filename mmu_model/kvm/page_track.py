@@ -19,7 +19,7 @@ def kvm_write_track_remove_gfn(slot: KvmMemorySlot, gfn: Gfn) -> None:
 
 def kvm_gfn_is_write_tracked(slot: KvmMemorySlot, gfn: int) -> bool:
     """Whether there is a reason."""
-    return slot.gfn_write_track.get(Gfn(gfn), 0) > 0
+    return slot.gfn_write_track.get(gfn, 0) > 0
 
 
 def page_fault_handle_page_track(fault: KvmPageFault) -> bool:

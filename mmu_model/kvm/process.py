@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Protocol
+from itertools import takewhile
+from typing import Final, Protocol
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
 from mmu_model.kvm.host import Host
@@ -23,6 +24,9 @@ class MmuNotifier(Protocol):
     def invalidate_range_end(self, start: Hva, end: Hva) -> None:
         """It has changed."""
 
+    def change_pte(self, address: Hva, mapping: HostMapping) -> None:
+        """The page at an address is being replaced by another one; between the two announcements."""
+
     def clear_flush_young(self, start: Hva, end: Hva) -> bool:
         """Whether it was used since this was last asked."""
 
@@ -30,7 +34,8 @@ class MmuNotifier(Protocol):
         """The same, without any effect on the next answer."""
 
 
-class HostMapping(NamedTuple):
+@dataclass(slots=True)
+class HostMapping:
     """What the host's page tables say of one page of the process.
 
     Attributes
@@ -51,22 +56,38 @@ class HostMapping(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Area:
-    """Memory that is alike; addresses are counted in pages. Without `pfn` it has no frames yet."""
+    """Memory that is alike; addresses are counted in pages.
+
+    Attributes
+    ----------
+    pfn :
+        Its first frame; None if it has no frames at the moment.
+    origin :
+        Of a mapped file, the first frame that holds its contents: what is mapped if there are no frames.
+    copy_on_write :
+        Others have the frame, too: a write gets a copy of it.
+
+    """
 
     start: int
     npages: int
     pfn: Pfn | None
     level: int
     writable: bool
+    origin: Pfn | None = None
+    copy_on_write: bool = False
 
     def part(self, page: int, npages: int) -> _Area:
         """Some pages of it."""
-        pfn = None if self.pfn is None else Pfn(self.pfn + page - self.start)
-        return replace(self, start=page, npages=npages, pfn=pfn)
+        offset = page - self.start
+        pfn = None if self.pfn is None else Pfn(self.pfn + offset)
+        origin = None if self.origin is None else Pfn(self.origin + offset)
+        return replace(self, start=page, npages=npages, pfn=pfn, origin=origin)
 
-    def overlaps(self, page: int, npages: int) -> bool:
-        """Whether some of these pages are in it."""
-        return self.start < page + npages and page < self.start + self.npages
+
+def _shared(area: _Area, pfn: Pfn) -> _Area:
+    """A page that others have as well."""
+    return replace(area, pfn=pfn, level=PG_LEVEL_4K, writable=False, copy_on_write=True)
 
 
 class Process:
@@ -88,6 +109,7 @@ class Process:
         self._host = host
         self._areas: list[_Area] = []
         self._zeroes: set[int] = set()
+        self._swapped: dict[int, list[int]] = {}
         self._next = _FIRST_HVA
         self.notifiers: list[MmuNotifier] = []
 
@@ -107,41 +129,80 @@ class Process:
             step with the guest's large pages.
 
         """
-        alignment = pages_per_hpage(PG_LEVEL_1G)
-        start = -(-self._next // (alignment << PAGE_SHIFT)) * alignment
-        pfn = self._host.alloc_user_frames(npages + offset, alignment)
+        pfn = Pfn(self._host.alloc_user_frames(npages + offset, pages_per_hpage(PG_LEVEL_1G)) + offset)
         level = PG_LEVEL_4K if offset else level
-        self._areas.append(_Area(start + offset, npages, Pfn(pfn + offset), level, writable))
-        self._next = (start + offset + npages) << PAGE_SHIFT
-        return Hva((start + offset) << PAGE_SHIFT)
+        return self._map(_Area(self._free_page(offset), npages, pfn, level, writable))
+
+    def mmap_file(self, contents: Pfn, npages: int) -> Hva:
+        """Map a file, shared with all others who do, whose contents are in frames from `contents` on."""
+        return self._map(
+            _Area(self._free_page(), npages, contents, PG_LEVEL_4K, writable=True, origin=contents)
+        )
+
+    def mmap_device(self, npages: int) -> Hva:
+        """Map the memory of a device."""
+        pfn = self._host.alloc_device_frames(npages)
+        return self._map(_Area(self._free_page(), npages, pfn, PG_LEVEL_4K, writable=True))
+
+    def _free_page(self, offset: int = 0) -> int:
+        alignment = pages_per_hpage(PG_LEVEL_1G)
+        return -(-self._next // (alignment << PAGE_SHIFT)) * alignment + offset
+
+    def _map(self, area: _Area) -> Hva:
+        self._areas.append(area)
+        self._next = (area.start + area.npages) << PAGE_SHIFT
+        return Hva(area.start << PAGE_SHIFT)
 
     def mapping(self, hva: int) -> HostMapping | None:
         """The host's mapping of the page at `hva` as it is; None if there is none."""
         page = hva >> PAGE_SHIFT
-        area = self._area(page)
+        return self._mapping(page, self._area(page))
+
+    def _mapping(self, page: int, area: _Area | None) -> HostMapping | None:
         if area is not None and area.pfn is not None:
-            return HostMapping(Pfn(area.pfn + page - area.start), self._level_at(page), area.writable)
+            return HostMapping(Pfn(area.pfn + page - area.start), self._level_at(area, page), area.writable)
         return self._zero_page() if page in self._zeroes else None
+
+    def mapping_level(self, hva: int) -> int:
+        """The size of the page that the host maps what is at `hva` with, as a level; 1 if it maps nothing."""
+        page = hva >> PAGE_SHIFT
+        area = self._area(page)
+        return PG_LEVEL_4K if area is None or area.pfn is None else self._level_at(area, page)
 
     def fault_in(self, hva: int, *, write: bool) -> HostMapping | None:
         """The host's mapping after an access to the page; None if the process may not have one.
 
-        A page that has no frame gets one with the first write; until then reads see the page of zeroes.
+        A page that has no frame gets one with the first write; until then reads see the page of zeroes. One that
+        was swapped out comes back, and one of a file is the file's. What is shared is copied for a write.
         """
         page = hva >> PAGE_SHIFT
         area = self._area(page)
-        if area is not None and area.pfn is None:
-            if write and area.writable:
-                self._give_frames(area, page)
-            else:
-                self._zeroes.add(page)
-        return self.mapping(hva)
+        if area is not None and (area.pfn is None or (area.copy_on_write and write)):
+            self._provide(area, page, write=write)
+            area = self._area(page)
+        return self._mapping(page, area)
+
+    def _provide(self, area: _Area, page: int, *, write: bool) -> None:
+        if area.copy_on_write and write:
+            self.replace_page(Hva(page << PAGE_SHIFT), writable=True)
+        elif page in self._swapped:
+            self._swap_in(page)
+        elif area.origin is not None:
+            self._areas.append(replace(area.part(page, 1), pfn=area.part(page, 1).origin))
+        elif write and area.writable:
+            self._give_frames(area, page)
+        else:
+            self._zeroes.add(page)
 
     def frame_address(self, hva: int) -> Hpa | None:
         """Where the frame of its own begins that the process has at `hva`; None if it has none yet."""
         page = hva >> PAGE_SHIFT
         area = self._area(page)
-        return None if area is None or area.pfn is None else Hpa(area.pfn + page - area.start << PAGE_SHIFT)
+        return (
+            None
+            if area is None or area.pfn is None or area.copy_on_write
+            else Hpa(area.pfn + page - area.start << PAGE_SHIFT)
+        )
 
     def hpa(self, hva: int) -> Hpa | None:
         """Where a byte of the process is in physical memory; None if it is nowhere."""
@@ -198,6 +259,51 @@ class Process:
         self._change(hva, 1, lambda part: replace(part, pfn=new, level=PG_LEVEL_4K))
         return new
 
+    def replace_page(self, hva: Hva, *, writable: bool) -> Pfn:
+        """The host puts an equal page in the place of one, and says which: copy-on-write, or KSM, which merges
+        equal pages and lets nobody write to them (set_pte_at_notify). The new frame; errors as :meth:`migrate`.
+        """
+        with self._changing(hva >> PAGE_SHIFT, 1):
+            pfn = self.migrate(hva)
+            self._change(hva, 1, lambda part: replace(part, writable=writable, copy_on_write=False))
+            for notifier in self.notifiers:
+                notifier.change_pte(hva, HostMapping(pfn, PG_LEVEL_4K, writable))
+        return pfn
+
+    def swap_out(self, hva: Hva) -> None:
+        """The host takes the frame of a page, and keeps the contents; errors as :meth:`migrate`."""
+        mapping = self.mapping(hva)
+        if mapping is None:
+            raise LookupError(f"the process has nothing mapped at {hva:#x}")
+        with self._changing(hva >> PAGE_SHIFT, 1):
+            self._swapped[hva >> PAGE_SHIFT] = self._host.memory.frame(mapping.pfn).tolist()
+            self._host.memory.release(mapping.pfn)
+            self._change(hva, 1, lambda part: replace(part, pfn=None, level=PG_LEVEL_4K))
+
+    def merge(self, first: Hva, second: Hva) -> None:
+        """Two pages of equal contents become one, which is copied for who writes to it (KSM).
+
+        Raises
+        ------
+        LookupError
+            There is no page at one of them.
+        ValueError
+            Their contents differ.
+
+        """
+        one, other = self.mapping(first), self.mapping(second)
+        if one is None or other is None:
+            raise LookupError(f"the process has nothing mapped at {first if one is None else second:#x}")
+        if self._host.memory.frame(one.pfn).tolist() != self._host.memory.frame(other.pfn).tolist():
+            raise ValueError(f"the pages at {first:#x} and {second:#x} differ")
+        for hva in first, second:
+            with self._changing(hva >> PAGE_SHIFT, 1):
+                shared = HostMapping(one.pfn, PG_LEVEL_4K, writable=False)
+                self._change(hva, 1, lambda part: _shared(part, one.pfn))
+                for notifier in self.notifiers:
+                    notifier.change_pte(hva, shared)
+        self._host.memory.release(other.pfn)
+
     def was_used(self, hva: Hva, npages: int, *, forget: bool = True) -> bool:
         """What the host asks before it takes memory away: whether others used it since it was last asked.
 
@@ -212,24 +318,23 @@ class Process:
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
         for area in reversed(self._areas):
-            if area.overlaps(page, 1):
+            if area.start <= page < area.start + area.npages:
                 return area
         return None
 
-    def _level_at(self, page: int) -> int:
-        """The largest page that has this one in it: none of it was changed apart from the rest."""
-        others = []
-        for area in reversed(self._areas):
-            if area.overlaps(page, 1):
-                break
-            others.append(area)
+    def _level_at(self, area: _Area, page: int) -> int:
+        """The largest page that has this one in it and lies within the area, no part of it changed since."""
         for level in range(area.level, PG_LEVEL_4K, -1):
             size = pages_per_hpage(level)
             first = page & -size
-            whole = area.start <= first and first + size <= area.start + area.npages
-            if whole and not any(other.overlaps(first, size) for other in others):
+            within = area.start <= first and first + size <= area.start + area.npages
+            if within and not self._is_changed(area, first, first + size):
                 return level
         return PG_LEVEL_4K
+
+    def _is_changed(self, area: _Area, first: int, behind: int) -> bool:
+        later = takewhile(lambda other: other is not area, reversed(self._areas))
+        return any(other.start < behind and first < other.start + other.npages for other in later)
 
     def _change(self, hva: Hva, npages: int, change: Callable[[_Area], _Area]) -> None:
         """Change pages that were mapped together, or have been changed together before."""
@@ -246,9 +351,17 @@ class Process:
             page = until
         self._areas += changed
 
+    def _swap_in(self, page: int) -> None:
+        """A new frame with the contents that were kept; nobody maps anything there, so nobody is told."""
+        pfn = self._host.alloc_user_frames(1, 1)
+        for index, word in enumerate(self._swapped.pop(page)):
+            if word:
+                self._host.memory.write((pfn << PAGE_SHIFT) + index * 8, word)
+        self._change(Hva(page << PAGE_SHIFT), 1, lambda part: replace(part, pfn=pfn))
+
     def _give_frames(self, area: _Area, page: int) -> None:
         """A large page if the host wants one there and has shown none of it to readers."""
-        size = pages_per_hpage(self._level_at(page))
+        size = pages_per_hpage(self._level_at(area, page))
         first = page & -size
         if self._zeroes.intersection(range(first, first + size)):
             first, size = page, 1

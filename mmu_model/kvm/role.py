@@ -3,6 +3,7 @@
 The positions of the fields are those of arch/x86/include/asm/kvm_host.h; they are the same in 6.1 and 6.12.
 """
 
+from functools import cache
 from typing import ClassVar, Final, Self
 
 from mmu_model.snapshot.role import ROLE_BITS
@@ -104,10 +105,13 @@ def child_role(parent: PageRole, index: int, *, direct: bool, access: int) -> Pa
         ACC_* bits that the child inherits.
 
     """
-    role = parent.replace(
-        level=child_level(parent.level), access=access, direct=int(direct), passthrough=0, invalid=0
-    )
+    role = _inherited(parent, child_level(parent.level), access, int(direct))
     return role.replace(quadrant=child_quadrant(index)) if role.has_4_byte_gpte else role
+
+
+@cache  # asked for at each step of each fault, and there are few answers
+def _inherited(parent: PageRole, level: int, access: int, direct: int) -> PageRole:
+    return parent.replace(level=level, access=access, direct=direct, passthrough=0, invalid=0)
 
 
 def child_level(level: int) -> int:

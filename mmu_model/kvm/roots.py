@@ -23,9 +23,7 @@ def kvm_mmu_load(vcpu: KvmVcpu) -> Steps[None]:
             shadow.mmu_alloc_direct_roots(vcpu)
         else:
             shadow.mmu_alloc_shadow_roots(vcpu)
-    if not direct:
-        yield from lock.write.wait()
-        shadow.kvm_mmu_sync_roots(vcpu)
+    yield from shadow.kvm_mmu_sync_roots(vcpu)
     vcpu.requests.add(Request.LOAD_MMU_PGD)
 
 
@@ -149,9 +147,7 @@ def serve_requests(vcpu: KvmVcpu) -> Steps[None]:
         yield from _sync_for_guest_flush(vcpu)
     if Request.MMU_SYNC in requests:
         requests.discard(Request.MMU_SYNC)
-        if not vcpu.mmu.root_role.direct:
-            yield from vcpu.kvm.mmu_lock.write.wait()
-        vcpu.kvm.shadow.kvm_mmu_sync_roots(vcpu)
+        yield from vcpu.kvm.shadow.kvm_mmu_sync_roots(vcpu)
     if not vcpu.mmu.root.is_valid:
         yield from kvm_mmu_load(vcpu)
 
@@ -164,8 +160,7 @@ def _sync_for_guest_flush(vcpu: KvmVcpu) -> Steps[None]:
     kvm, mmu = vcpu.kvm, vcpu.mmu
     if kvm.parameters.tdp_enabled:
         return
-    yield from kvm.mmu_lock.write.wait()
-    kvm.shadow.kvm_mmu_sync_roots(vcpu)
+    yield from kvm.shadow.kvm_mmu_sync_roots(vcpu)
     unsync = []
     for root in mmu.prev_roots:
         sp = root_to_sp(kvm.host, root.hpa) if root.is_valid else None

@@ -7,11 +7,10 @@ from mmu_model.hardware.types import Hpa
 from mmu_model.kvm.page import root_to_sp
 from mmu_model.kvm.requests import leave_guest_mode
 from mmu_model.kvm.split_spte import get_spte_lockless
-from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
+from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_nonleaf_spte
 from mmu_model.kvm.task import Steps
-from mmu_model.kvm.types import PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Kva, Sptep, shadow_index, va
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Kva, Sptep, shadow_index, va
 from mmu_model.kvm.vcpu import KvmVcpu, VcpuMode
-from mmu_model.kvm.vm import Kvm
 
 
 def walk_start(vcpu: KvmVcpu, root: Hpa, address: int) -> tuple[int, int]:
@@ -45,7 +44,7 @@ def for_each_shadow_entry(
         sptep = Sptep(Kva(va(Hpa(table)) + shadow_index(address, level) * 8))
         yield level, sptep
         spte = read(sptep)
-        if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+        if level == PG_LEVEL_4K or not is_nonleaf_spte(spte):
             return
         table = spte & SPTE_BASE_ADDR_MASK
         level -= 1
@@ -62,7 +61,7 @@ def last_spte_lockless(vcpu: KvmVcpu, address: int) -> Steps[tuple[Sptep, int] |
         sptep = Sptep(Kva(va(Hpa(table)) + shadow_index(address, level) * 8))
         spte = yield from get_spte_lockless(vcpu.kvm.host, sptep)
         found = sptep, spte
-        if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+        if level == PG_LEVEL_4K or not is_nonleaf_spte(spte):
             break
         yield "steps down"
         table = spte & SPTE_BASE_ADDR_MASK
@@ -70,26 +69,10 @@ def last_spte_lockless(vcpu: KvmVcpu, address: int) -> Steps[tuple[Sptep, int] |
     return found
 
 
-class NoShadowWalk:
-    """What is waited for before shadow pages are freed: the flush of all TLBs ends when no vCPU reads them."""
-
-    __slots__ = ("_kvm",)
-
-    def __init__(self, kvm: Kvm) -> None:
-        self._kvm = kvm
-
-    def ready(self) -> bool:
-        """No vCPU walks shadow pages without mmu_lock."""
-        return not any(vcpu.mode is VcpuMode.READING_SHADOW_PAGE_TABLES for vcpu in self._kvm.vcpus)
-
-    def __str__(self) -> str:
-        return "the end of walks through shadow pages"
-
-
 @contextmanager
 def reading_shadow_page_tables(vcpu: KvmVcpu) -> Iterator[None]:
-    """No shadow page is freed meanwhile: who wants to has to wait, as for a vCPU that runs its guest
-    (walk_shadow_page_lockless_begin, _end)."""
+    """No shadow page is freed meanwhile: who flushes the TLBs before has to wait, as for a vCPU that runs its
+    guest (walk_shadow_page_lockless_begin, _end)."""
     vcpu.mode = VcpuMode.READING_SHADOW_PAGE_TABLES
     try:
         yield

@@ -26,6 +26,7 @@ MTRR_TYPE_WRBACK: Final = 6
 VMX_EPT_MT_EPTE_SHIFT: Final = 3
 
 SPTE_MMU_PRESENT_MASK: Final = 1 << 11
+_PRESENT_OR_PAGE: Final = SPTE_MMU_PRESENT_MASK | PT_PAGE_SIZE_MASK
 SPTE_BASE_ADDR_MASK: Final = (1 << 52) - (1 << PAGE_SHIFT)
 
 SPTE_TDP_AD_MASK: Final = 3 << 52
@@ -60,7 +61,8 @@ class SpteMasks:
     acc_track :
         What is taken from an spte so that the next access faults.
     memtype :
-        The memory type of a leaf that maps ordinary memory; 0 where the host's MTRRs say it.
+        The memory type of a leaf that maps ordinary memory, and not a device's, which is uncacheable, 0 (vmx.c:
+        vmx_get_mt_mask); 0 where the host's MTRRs say it.
     host_writable, mmu_writable :
         Software bits: the host's mapping is writable; no shadowed guest table forbids writing.
     mmio_value, mmio_mask, mmio_access :
@@ -135,6 +137,12 @@ class SpteMasks:
         saved = spte >> SHADOW_ACC_TRACK_SAVED_BITS_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS_MASK
         kept = SHADOW_ACC_TRACK_SAVED_BITS_MASK << SHADOW_ACC_TRACK_SAVED_BITS_SHIFT
         return spte & ~(self.acc_track | kept) | saved
+
+    def changed_pte(self, spte: int, pfn: Pfn) -> int:
+        """The spte for another frame, which may not be written to, and was not used yet (6.1:
+        kvm_mmu_changed_pte_notifier_make_spte)."""
+        flags = spte & ~(SPTE_BASE_ADDR_MASK | PT_WRITABLE_MASK | self.host_writable | self.mmu_writable)
+        return self.mark_for_access_track(flags | pfn << PAGE_SHIFT)
 
 
 def paging_masks(maxphyaddr: int) -> SpteMasks:
@@ -211,6 +219,11 @@ def is_large_pte(spte: int) -> bool:
 def is_last_spte(spte: int, level: int) -> bool:
     """Whether a present spte of that level maps a page, rather than point at a shadow page."""
     return level == PG_LEVEL_4K or bool(spte & PT_PAGE_SIZE_MASK)
+
+
+def is_nonleaf_spte(spte: int) -> bool:
+    """Whether an spte above level 1 points at another page of sptes."""
+    return spte & _PRESENT_OR_PAGE == SPTE_MMU_PRESENT_MASK
 
 
 def spte_ad_enabled(spte: int) -> bool:

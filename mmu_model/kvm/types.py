@@ -10,8 +10,8 @@ Hva = NewType("Hva", int)
 Kva = NewType("Kva", int)
 """An address in the kernel: what a pointer holds."""
 
-Sptep = NewType("Sptep", Kva)
-"""The kernel address of one spte, `u64 *`."""
+Sptep = NewType("Sptep", int)
+"""The address of one spte in the kernel, `u64 *`."""
 
 PAGE_OFFSET: Final = 0xFFFF_8880_0000_0000
 """Where the kernel maps all physical memory (Documentation/arch/x86/x86_64/mm.rst)."""
@@ -33,6 +33,10 @@ SPTE_LEVEL_BITS: Final = 9
 SPTE_ENT_PER_PAGE: Final = 1 << SPTE_LEVEL_BITS
 
 
+FRAMES_MASK: Final = tuple(-1 << SPTE_LEVEL_BITS * max(level - 1, 0) for level in range(PT64_ROOT_5LEVEL + 1))
+"""By level the bits of a frame number that are the same in all frames that one spte spans."""
+
+
 def va(address: Hpa) -> Kva:
     """Where the kernel sees physical memory: `__va`."""
     return Kva(PAGE_OFFSET + address)
@@ -50,7 +54,7 @@ def pages_per_hpage(level: int) -> int:
 
 def gfn_round_for_level(gfn: int, level: int) -> Gfn:
     """The first frame of what one spte of that level spans (mmu_internal.h)."""
-    return Gfn(gfn & -pages_per_hpage(level))
+    return Gfn(gfn & FRAMES_MASK[level])
 
 
 def spte_index(sptep: Sptep) -> int:

@@ -59,6 +59,9 @@ class Parameters:
         How many of them KVM has to use; 0 if it may choose.
     nx_huge_pages :
         Whether large pages are never executable.
+    nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms :
+        With that, one page in so many of those that are small for it is made large again each time; so many
+        milliseconds are between, or, if 0, an hour divided by the ratio.
     pml :
         Whether the processor logs writes (pml=), where EPT has dirty flags. The model has that for the TDP
         MMU.
@@ -71,6 +74,8 @@ class Parameters:
     max_tdp_level: int = 4
     tdp_root_level: int = 0
     nx_huge_pages: bool = False
+    nx_huge_pages_recovery_ratio: int = 60
+    nx_huge_pages_recovery_period_ms: int = 0
     pml: bool = False
 
     def __post_init__(self) -> None:
@@ -117,6 +122,10 @@ class Kvm:
         The generation of pages that may be used.
     tdp_mmu_roots, tdp_mmu_pages :
         Roots of the TDP MMU, newest first, and how many pages besides them it uses.
+    possible_nx_huge_pages :
+        The pages, oldest first, that are there because large pages are not executable, and for no other reason.
+    nx_huge_page_last :
+        When such pages were made large again last, in milliseconds of the host's clock.
     indirect_shadow_pages :
         How many pages shadow a guest's table.
     manual_dirty_log_protect :
@@ -157,6 +166,7 @@ class Kvm:
     tdp_mmu_roots: list[KvmMmuPage] = field(default_factory=list)
     tdp_mmu_pages: int = 0
     possible_nx_huge_pages: dict[KvmMmuPage, None] = field(default_factory=dict)
+    nx_huge_page_last: int = 0
     shadow_root_allocated: bool = False
     manual_dirty_log_protect: bool = False
     mmu_invalidate_seq: int = 0
@@ -185,7 +195,10 @@ class Kvm:
 
     def valid_pages_at(self, gfn: int) -> Iterator[KvmMmuPage]:
         """The usable pages that have this gfn, newest first; pages may be zapped meanwhile."""
-        return (sp for sp in tuple(self.bucket(gfn)) if sp.gfn == gfn and not self.is_obsolete(sp))
+        pages = self.mmu_page_hash.get(page_table_hash(gfn)) if self.mmu_page_hash else None
+        if not pages:
+            return iter(())
+        return (sp for sp in tuple(pages) if sp.gfn == gfn and not self.is_obsolete(sp))
 
     def flush_remote_tlbs(self) -> None:
         """:func:`~mmu_model.kvm.requests.flush_remote_tlbs`; WouldWaitForEver if a vCPU runs meanwhile."""

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from mmu_model.schedule.race import Bound, BoundReached, Exploration, NeverYields, Race, ScheduleFailed
 from mmu_model.schedule.run import Run
+from mmu_model.schedule.watch import watched
 
 _BOUND: Final = Bound()
 
@@ -72,19 +73,25 @@ class _Explorer:
     def explore(self) -> Exploration:
         self.run = Run(self.start())
         try:
-            self._enter(0)
-            schedules = 0
-            while self.way:
-                if self.way[-1].untried:
-                    self._try_next()
-                else:
-                    schedules = self._leave()
+            with watched(lambda: (self.run, len(self.run.steps)), self.bound.seconds):
+                schedules = self._try_all()
             for actor in self.run.race.actors:
                 if actor not in self.yielded:
                     raise NeverYields(f"actor {actor} never yields: nobody can run in between")
             return Exploration(len(self.known), schedules, self.longest, self.steps)
         finally:
             self.run.close()
+
+    def _try_all(self) -> int:
+        """How many orders there are."""
+        self._enter(0)
+        schedules = 0
+        while self.way:
+            if self.way[-1].untried:
+                self._try_next()
+            else:
+                schedules = self._leave()
+        return schedules
 
     def _try_next(self) -> None:
         node = self.way[-1]

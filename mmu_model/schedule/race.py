@@ -43,12 +43,15 @@ class Bound:
         How many states are gone on from.
     preemptions :
         How often in one schedule an actor that could have gone on is overtaken; None: as often as possible.
+    seconds :
+        How long an actor may run before it yields.
 
     """
 
     steps: int = 1_000
     states: int = 200_000
     preemptions: int | None = None
+    seconds: float = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class ScheduleError(Exception):
 
 
 class NeverYields(ScheduleError):
-    """An actor runs from its start to its end, in every order, without letting another run in between."""
+    """An actor runs from its start to its end without letting another run in between, or never ends a step."""
 
 
 class BoundReached(ScheduleError):
@@ -117,4 +120,15 @@ class BoundReached(ScheduleError):
 
 
 class WrongSchedule(ScheduleError):
-    """A schedule is not one of these actors."""
+    """A schedule is not one of these actors, or a file is no schedule.
+
+    Attributes
+    ----------
+    step :
+        The step that does not fit, from 1; 0 if it is not about one.
+
+    """
+
+    def __init__(self, what: str, step: int = 0) -> None:
+        super().__init__(what)
+        self.step = step

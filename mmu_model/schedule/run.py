@@ -7,7 +7,7 @@ from typing import Final
 
 from mmu_model.fingerprint import fingerprint
 from mmu_model.kvm.task import Spin, Task, Wait, leave, running
-from mmu_model.schedule.race import NeverYields, Race, ScheduleFailed, Step, WrongSchedule
+from mmu_model.schedule.race import NeverYields, Race, ScheduleError, ScheduleFailed, Step, WrongSchedule
 
 _TRIES: Final = 2
 """So often an actor tries before it waits for others: the first time it may have begun before their last step."""
@@ -58,6 +58,8 @@ class Run:
             self.in_vain[name] += isinstance(stop, Spin)
             self.steps[-1] = Step(name, self.standing(name))
             self.race.always()
+        except ScheduleError:
+            raise
         except Exception as error:
             raise ScheduleFailed(f"{type(error).__name__}: {error}", self.steps) from error
 
@@ -106,14 +108,13 @@ def replay(start: Callable[[], Race], schedule: Sequence[str]) -> tuple[Step, ..
         for number, actor in enumerate(schedule, 1):
             if actor not in run.stops:
                 names = ", ".join(run.race.actors)
-                raise WrongSchedule(f"step {number}: there is no actor {actor!r}; there are {names}")
+                raise WrongSchedule(f"step {number}: there is no actor {actor!r}; there are {names}", number)
             if actor not in run.able():
-                raise WrongSchedule(f"step {number}: {actor} cannot run: {run.standing(actor)}")
+                raise WrongSchedule(f"step {number}: {actor} cannot run: {run.standing(actor)}", number)
             run.step(actor)
         if run.able():
-            raise WrongSchedule(
-                f"step {len(schedule) + 1} is missing: {' and '.join(run.able())} could go on"
-            )
+            missing = len(schedule) + 1
+            raise WrongSchedule(f"step {missing} is missing: {' and '.join(run.able())} could go on", missing)
         run.check_end()
         return tuple(run.steps)
     finally:

@@ -61,7 +61,7 @@ def direct_map(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
             continue
         link_shadow_page(kvm, sptep, sp)
         if fault.huge_page_disallowed:
-            account_nx_huge_page(kvm, sp, possible=fault.req_level >= level)
+            account_nx_huge_page(kvm, sp, possible=fault.req_level >= level, nonpaging=not fault.is_tdp)
     if sptep is None:
         raise KvmBug(f"no table of KVM translates {fault.addr:#x}")
     result = mmu_set_spte(vcpu, sptep, ACC_ALL, base_gfn, fault.pfn, fault)

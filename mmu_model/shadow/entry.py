@@ -3,8 +3,9 @@
 from mmu_model.shadow.direct import direct_page_fault, nonpaging_page_fault
 from mmu_model.shadow.fetch import paging_page_fault
 from mmu_model.shadow.invlpg import kvm_mmu_invalidate_addr, kvm_mmu_invlpg
-from mmu_model.shadow.notifier import kvm_rmap_age_gfn_range, kvm_unmap_gfn_range
+from mmu_model.shadow.notifier import kvm_rmap_age_gfn_range, kvm_set_spte_gfn, kvm_unmap_gfn_range
 from mmu_model.shadow.obsolete import kvm_zap_obsolete_pages
+from mmu_model.shadow.recycle import kvm_mmu_zap_oldest_mmu_pages
 from mmu_model.shadow.roots import mmu_alloc_direct_roots, mmu_alloc_shadow_roots, put_root
 from mmu_model.shadow.slot import (
     kvm_mmu_slot_remove_write_access,
@@ -23,8 +24,10 @@ __all__ = [
     "kvm_mmu_sync_roots",
     "kvm_mmu_track_write",
     "kvm_mmu_write_protect_gfns",
+    "kvm_mmu_zap_oldest_mmu_pages",
     "kvm_rmap_age_gfn_range",
     "kvm_rmap_zap_collapsible_sptes",
+    "kvm_set_spte_gfn",
     "kvm_unmap_gfn_range",
     "kvm_zap_obsolete_pages",
     "mmu_alloc_direct_roots",

@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from mmu_model.kvm.shadow_walk import NoShadowWalk
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.vm import Kvm
-from mmu_model.shadow.zap import InvalidList, kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
+from mmu_model.shadow.zap import InvalidList, commit_zap_page, kvm_mmu_prepare_zap_page
 
 BATCH_ZAP_PAGES: Final = 10
 """After so many pages others who want mmu_lock get it."""
@@ -25,6 +24,4 @@ def kvm_zap_obsolete_pages(kvm: Kvm) -> Steps[None]:
             continue
         yield "zaps an obsolete page"
         batch += kvm_mmu_prepare_zap_page(kvm, oldest, invalid_list)
-    if invalid_list:
-        yield NoShadowWalk(kvm)
-    kvm_mmu_commit_zap_page(kvm, invalid_list)
+    yield from commit_zap_page(kvm, invalid_list)

@@ -4,7 +4,8 @@ from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.page import KvmMmuPage, sp_has_gptes, spte_to_child_sp, sptep_to_sp
 from mmu_model.kvm.rmap import pte_list_add
 from mmu_model.kvm.role import PageRole, child_role
-from mmu_model.kvm.spte import is_large_pte, is_shadow_present_pte, make_nonleaf_spte
+from mmu_model.kvm.spte import is_nonleaf_spte, is_shadow_present_pte, make_nonleaf_spte
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, SPTE_ENT_PER_PAGE, Sptep, spte_index
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
@@ -75,7 +76,7 @@ def kvm_mmu_get_child_sp(
     host = vcpu.kvm.host
     role = child_role(sptep_to_sp(host, sptep).role, spte_index(sptep), direct=direct, access=access)
     spte = host.read(sptep)
-    if is_shadow_present_pte(spte) and not is_large_pte(spte):
+    if is_nonleaf_spte(spte):
         child = spte_to_child_sp(host, spte)
         if child.gfn == gfn and child.role == role:
             return None
@@ -93,13 +94,13 @@ def link_shadow_page(kvm: Kvm, sptep: Sptep, child: KvmMmuPage) -> None:
     mmu_spte_set(kvm, sptep, spte)
     pte_list_add(host, child.parent_ptes, sptep)
     if child.unsync or child.unsync_children:
-        mark_unsync(kvm, sptep)
+        finish(mark_unsync(kvm, sptep))
 
 
 def validate_direct_spte(kvm: Kvm, sptep: Sptep, access: int) -> None:
     """Unlink a direct page that has another access than the guest's large page has now."""
     spte = kvm.host.read(sptep)
-    if not is_shadow_present_pte(spte) or is_large_pte(spte):
+    if not is_nonleaf_spte(spte):
         return
     child = spte_to_child_sp(kvm.host, spte)
     if child.role.access != access:

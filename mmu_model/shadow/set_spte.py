@@ -13,6 +13,7 @@ from mmu_model.kvm.page import (
 )
 from mmu_model.kvm.role import ACC_WRITE_MASK
 from mmu_model.kvm.spte import is_large_pte, is_shadow_present_pte, make_mmio_spte, spte_to_pfn
+from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Sptep, spte_index
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import Kvm
@@ -64,17 +65,19 @@ def _set(
     sp = sptep_to_sp(kvm.host, sptep)
     flush, was_rmapped = _make_room(kvm, sptep, pfn)
     old_spte = kvm.host.read(sptep)
-    spte, wrprot = make_spte(
-        kvm,
-        sp,
-        slot,
-        access,
-        gfn,
-        pfn,
-        old_spte,
-        prefetch=prefetch,
-        can_unsync=True,
-        host_writable=host_writable,
+    spte, wrprot = finish(
+        make_spte(
+            kvm,
+            sp,
+            slot,
+            access,
+            gfn,
+            pfn,
+            old_spte,
+            prefetch=prefetch,
+            can_unsync=True,
+            host_writable=host_writable,
+        )
     )
     if spte == old_spte:
         return RetPf.SPURIOUS, wrprot

@@ -11,7 +11,7 @@ from mmu_model.kvm.page import (
 from mmu_model.kvm.rmap import RmapHead, pte_list, pte_list_add, pte_list_clear, pte_list_remove
 from mmu_model.kvm.split_spte import set_spte, update_clear_spte
 from mmu_model.kvm.spte import PT_WRITABLE_MASK, is_shadow_present_pte, is_writable_pte
-from mmu_model.kvm.task import finish
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import Sptep, spte_index
 from mmu_model.kvm.vm import Kvm
 
@@ -24,6 +24,19 @@ def mmu_spte_set(kvm: Kvm, sptep: Sptep, spte: int) -> None:
         kvm.host.write(sptep, spte)
     else:
         finish(set_spte(kvm.host, sptep, spte))
+
+
+def replace_spte(kvm: Kvm, sptep: Sptep, spte: int) -> Steps[None]:
+    """Make a present spte map another frame: it goes, then it comes back. Who reads it without mmu_lock sees so."""
+    host, unused = kvm.host, kvm.kernel.shadow_nonpresent_value
+    if not host.x86_64:
+        yield from update_clear_spte(host, sptep, unused)
+        yield "has cleared the spte"
+        yield from set_spte(host, sptep, spte)
+        return
+    host.write(sptep, unused)
+    yield "has cleared the spte"
+    host.write(sptep, spte)
 
 
 def mmu_spte_update(kvm: Kvm, sptep: Sptep, new_spte: int) -> bool:

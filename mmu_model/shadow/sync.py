@@ -11,6 +11,7 @@ from mmu_model.kvm.page import (
     root_to_sp,
 )
 from mmu_model.kvm.spte import is_shadow_present_pte, make_mmio_spte, spte_to_pfn
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import PT64_ROOT_4LEVEL, Kva, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.shadow.accounting import write_protect_gfn
@@ -22,20 +23,37 @@ from mmu_model.shadow.zap import InvalidList, kvm_mmu_prepare_zap_page, remote_f
 SYNC_FAILED = -1
 
 
-def kvm_mmu_sync_roots(vcpu: KvmVcpu) -> None:
-    """Synchronize everything that the vCPU's root reaches: the guest flushed its TLB, or may have."""
-    mmu, kvm = vcpu.mmu, vcpu.kvm
+def kvm_mmu_sync_roots(vcpu: KvmVcpu) -> Steps[None]:
+    """Synchronize everything that the vCPU's root reaches: the guest flushed its TLB, or may have.
+
+    Where there is one root, it says without a lock whether there is anything to do.
+    """
+    mmu, lock = vcpu.mmu, vcpu.kvm.mmu_lock
     if mmu.root_role.direct or not mmu.root.is_valid:
         return
     vcpu_clear_mmio_info(vcpu)
-    with kvm.mmu_lock.write:
+    yield "looks whether anything below the root is unsync"
+    if _has_one_root(vcpu) and not is_unsync_root(vcpu):
+        return
+    yield from lock.write.wait()
+    with lock.write:
         for sp in _root_pages(vcpu):
             mmu_sync_children(vcpu, sp)
 
 
+def is_unsync_root(vcpu: KvmVcpu) -> bool:
+    """Whether the root, or anything below it, may be out of step with the guest's tables (mmu.c)."""
+    sp = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
+    return sp is not None and (sp.unsync or bool(sp.unsync_children))
+
+
+def _has_one_root(vcpu: KvmVcpu) -> bool:
+    return vcpu.mmu.cpu_role.base.level >= PT64_ROOT_4LEVEL or vcpu.mmu.pae_root is None
+
+
 def _root_pages(vcpu: KvmVcpu) -> list[KvmMmuPage]:
     mmu, host = vcpu.mmu, vcpu.kvm.host
-    if mmu.cpu_role.base.level >= PT64_ROOT_4LEVEL or mmu.pae_root is None:
+    if _has_one_root(vcpu) or mmu.pae_root is None:
         root = root_to_sp(host, mmu.root.hpa)
         return [] if root is None else [root]
     roots = (host.read(Sptep(Kva(mmu.pae_root + 8 * index))) for index in range(4))
@@ -125,16 +143,18 @@ def sync_spte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
     if slot is None:
         drop_spte(kvm, sptep)
         return 1
-    new_spte, _ = make_spte(
-        kvm,
-        sp,
-        slot,
-        access,
-        gfn,
-        spte_to_pfn(spte),
-        spte,
-        prefetch=True,
-        can_unsync=False,
-        host_writable=bool(spte & kvm.masks.host_writable),
+    new_spte, _ = finish(
+        make_spte(
+            kvm,
+            sp,
+            slot,
+            access,
+            gfn,
+            spte_to_pfn(spte),
+            spte,
+            prefetch=True,
+            can_unsync=False,
+            host_writable=bool(spte & kvm.masks.host_writable),
+        )
     )
     return int(mmu_spte_update(kvm, sptep, new_spte))

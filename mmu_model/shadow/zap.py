@@ -1,10 +1,10 @@
 """The end of a shadow page: first nothing leads to it any more, then it is freed (mmu.c)."""
 
-from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.page import KvmMmuPage, sp_has_gptes, spte_to_child_sp
+from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.rmap import pte_list
-from mmu_model.kvm.shadow_walk import NoShadowWalk
 from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Sptep
 from mmu_model.kvm.vcpu import Request
 from mmu_model.kvm.vm import Kvm
@@ -51,12 +51,16 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: KvmMmuPage, invalid_list: InvalidList
 
 
 def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: InvalidList) -> None:
+    """:func:`commit_zap_page` with nobody in between; WouldWaitForEver if a vCPU walks shadow pages."""
+    if invalid_list:
+        finish(commit_zap_page(kvm, invalid_list))
+
+
+def commit_zap_page(kvm: Kvm, invalid_list: InvalidList) -> Steps[None]:
     """Flush, which lasts until nobody walks the pages any more, then free."""
     if not invalid_list:
         return
-    kvm.flush_remote_tlbs()
-    if not NoShadowWalk(kvm).ready():
-        raise KvmBug("shadow pages are freed while a vCPU reads them")
+    yield from flush_remote_tlbs(kvm)
     for sp in invalid_list:
         kvm.bucket(sp.gfn).remove(sp)
         sp.free(kvm.host)

@@ -27,6 +27,8 @@ EPT_READABLE, EPT_EXECUTABLE = 1 << 0, 1 << 2
 EPT_ACCESSED, EPT_DIRTY = 1 << 8, 1 << 9
 EPT_HOST_WRITABLE = 1 << 57  # EPT_SPTE_HOST_WRITABLE
 EPT_MMU_WRITABLE = 1 << 58  # EPT_SPTE_MMU_WRITABLE
+EPT_RWX = EPT_READABLE | WRITABLE | EPT_EXECUTABLE
+SAVED, SAVED_SHIFT = EPT_READABLE | EPT_EXECUTABLE, 54  # SHADOW_ACC_TRACK_SAVED_BITS_MASK
 EPT_MISCONFIG_WX = 6  # VMX_EPT_MISCONFIG_WX_VALUE: written and executed, but not read
 
 EMPTY_WORDS = (0, NX)  # 6.1, and SHADOW_NONPRESENT_VALUE since 6.10
@@ -81,7 +83,7 @@ LAYOUTS = {
         dirty=EPT_DIRTY,
         host_writable=EPT_HOST_WRITABLE,
         mmu_writable=EPT_MMU_WRITABLE,
-        mmio_mask=EPT_READABLE | WRITABLE | EPT_EXECUTABLE,
+        mmio_mask=EPT_RWX,
         mmio_value=EPT_MISCONFIG_WX,
         mmio_access=0,
     ),
@@ -186,6 +188,13 @@ class Spte:
     def ad_type(self) -> int:
         """0: accessed and dirty bits in use; 1: disabled; 2: write-protect only."""
         return self.raw >> AD_TYPE_SHIFT & 3
+
+    @property
+    def restored(self) -> Spte:
+        """With R and X again, if they were taken so that the next access is noticed: where the processor has
+        no accessed flag, they are kept 54 bits further up meanwhile (mark_spte_for_access_track)."""
+        tracked = self.format is SpteFormat.EPT and self.ad_type == 1 and not self.raw & EPT_RWX
+        return replace(self, raw=self.raw | self.raw >> SAVED_SHIFT & SAVED) if tracked else self
 
     def with_pfn(self, pfn: int) -> Spte:
         """The same entry pointing elsewhere."""

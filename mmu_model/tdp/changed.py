@@ -48,13 +48,23 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, place: TdpIter, new_spte: int) -> Steps[bo
 
 def tdp_mmu_iter_set_spte(kvm: Kvm, place: TdpIter, new_spte: int) -> Steps[None]:
     """Change the spte that the walk is at; raises LockNotHeld if mmu_lock is not held for write."""
-    kvm.mmu_lock.assert_held_write()
     _check_not_frozen(kvm, place)
+    place.old_spte = yield from tdp_mmu_set_spte(
+        kvm, place.sptep, place.old_spte, new_spte, place.gfn, place.level
+    )
+
+
+def tdp_mmu_set_spte(
+    kvm: Kvm, sptep: Sptep, old_spte: int, new_spte: int, gfn: Gfn, level: int
+) -> Steps[int]:
+    """Change an spte of that level, for that frame; what was there. Raises as :func:`tdp_mmu_iter_set_spte`."""
+    kvm.mmu_lock.assert_held_write()
     yield "writes an spte"
-    place.old_spte = kvm_tdp_mmu_write_spte(kvm, place.sptep, place.old_spte, new_spte, place.level)
-    removed = handle_changed_spte(kvm, place.gfn, place.old_spte, new_spte, place.level)
+    old_spte = kvm_tdp_mmu_write_spte(kvm, sptep, old_spte, new_spte, level)
+    removed = handle_changed_spte(kvm, gfn, old_spte, new_spte, level)
     if removed is not None:
         yield from _handle_removed_pt(kvm, removed, shared=False)
+    return old_spte
 
 
 def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: Sptep, old_spte: int, new_spte: int, level: int) -> int:

@@ -7,6 +7,7 @@ from mmu_model.tdp import map as faults
 from mmu_model.tdp.huge_pages import kvm_tdp_mmu_try_split_huge_pages, kvm_tdp_mmu_zap_collapsible_sptes
 from mmu_model.tdp.notifier import (
     kvm_tdp_mmu_age_gfn_range,
+    kvm_tdp_mmu_set_spte_gfn,
     kvm_tdp_mmu_test_age_gfn,
     kvm_tdp_mmu_unmap_gfn_range,
 )
@@ -17,7 +18,11 @@ from mmu_model.tdp.protect import (
     kvm_tdp_mmu_wrprot_slot,
 )
 from mmu_model.tdp.root import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
-from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_invalidated_roots
+from mmu_model.tdp.zap import (
+    kvm_tdp_mmu_invalidate_all_roots,
+    kvm_tdp_mmu_zap_invalidated_roots,
+    kvm_tdp_mmu_zap_sp,
+)
 
 __all__ = [
     "kvm_tdp_mmu_age_gfn_range",
@@ -27,6 +32,7 @@ __all__ = [
     "kvm_tdp_mmu_invalidate_all_roots",
     "kvm_tdp_mmu_page_fault",
     "kvm_tdp_mmu_put_root",
+    "kvm_tdp_mmu_set_spte_gfn",
     "kvm_tdp_mmu_test_age_gfn",
     "kvm_tdp_mmu_try_split_huge_pages",
     "kvm_tdp_mmu_unmap_gfn_range",
@@ -34,6 +40,7 @@ __all__ = [
     "kvm_tdp_mmu_wrprot_slot",
     "kvm_tdp_mmu_zap_collapsible_sptes",
     "kvm_tdp_mmu_zap_invalidated_roots",
+    "kvm_tdp_mmu_zap_sp",
 ]
 
 

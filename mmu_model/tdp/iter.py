@@ -1,21 +1,26 @@
 """Walks over the TDP MMU's tables, in the order of the addresses, a table before what is below it (tdp_iter.c)."""
 
+from typing import Final
+
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.requests import flush_remote_tlbs
-from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_last_spte, is_shadow_present_pte
+from mmu_model.kvm.spte import SPTE_BASE_ADDR_MASK, is_nonleaf_spte
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import (
     PAGE_OFFSET,
     PG_LEVEL_4K,
+    PT64_ROOT_5LEVEL,
     SPTE_ENT_PER_PAGE,
     SPTE_LEVEL_BITS,
-    Kva,
     Sptep,
     gfn_round_for_level,
     pages_per_hpage,
 )
 from mmu_model.kvm.vm import Kvm
+
+_LAST_INDEX: Final = SPTE_ENT_PER_PAGE - 1
+_INDEX_SHIFT: Final = tuple(SPTE_LEVEL_BITS * (level - 1) for level in range(PT64_ROOT_5LEVEL + 1))
 
 
 class TdpIter:
@@ -71,8 +76,8 @@ class TdpIter:
         self._read = kvm.host.memory.read
         self._min_level = min_level
         self._root_level = root.role.level
-        self._tables = [Kva(0)] * (root.role.level + 1)
-        self._tables[root.role.level] = root.spt
+        self._tables = [0] * (self._root_level + 1)
+        self._tables[self._root_level] = root.hpa
         self.as_id = root.role.smm
         self.next_last_level_gfn = start
         self._restart()
@@ -89,9 +94,10 @@ class TdpIter:
     def _read_spte(self) -> None:
         """Read the entry of the present level for the present frame."""
         self._rcu.assert_held()
-        index = self.gfn >> SPTE_LEVEL_BITS * (self.level - 1) & SPTE_ENT_PER_PAGE - 1
-        self.sptep = Sptep(Kva(self._tables[self.level] + index * 8))
-        self.old_spte = self._read(self.sptep - PAGE_OFFSET)
+        level = self.level
+        hpa = self._tables[level] + (self.gfn >> _INDEX_SHIFT[level] & _LAST_INDEX) * 8
+        self.sptep = Sptep(PAGE_OFFSET + hpa)
+        self.old_spte = self._read(hpa)
 
     def refresh(self) -> None:
         """Read the entry again."""
@@ -118,17 +124,16 @@ class TdpIter:
         if level == self._min_level:
             return False
         spte = self.old_spte = self._read(self.sptep - PAGE_OFFSET)
-        if not is_shadow_present_pte(spte) or is_last_spte(spte, level):
+        if not is_nonleaf_spte(spte):
             return False
         self.level = level = level - 1
-        self._tables[level] = Kva(PAGE_OFFSET + (spte & SPTE_BASE_ADDR_MASK))
+        self._tables[level] = spte & SPTE_BASE_ADDR_MASK
         self.gfn = gfn_round_for_level(self.next_last_level_gfn, level)
         self._read_spte()
         return True
 
     def _try_step_side(self) -> bool:
-        index = self.gfn >> SPTE_LEVEL_BITS * (self.level - 1) & SPTE_ENT_PER_PAGE - 1
-        if index == SPTE_ENT_PER_PAGE - 1:
+        if self.gfn >> _INDEX_SHIFT[self.level] & _LAST_INDEX == _LAST_INDEX:
             return False
         self.gfn = self.next_last_level_gfn = Gfn(self.gfn + pages_per_hpage(self.level))
         self._read_spte()

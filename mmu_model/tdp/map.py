@@ -11,8 +11,8 @@ from mmu_model.kvm.page_track import page_fault_handle_page_track
 from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.role import ACC_ALL, child_level
 from mmu_model.kvm.spte import (
-    is_large_pte,
     is_last_spte,
+    is_nonleaf_spte,
     is_shadow_present_pte,
     make_mmio_spte,
     make_nonleaf_spte,
@@ -72,8 +72,7 @@ def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
                 return RetPf.RETRY
             if place.level == fault.goal_level:
                 return (yield from _map_target_level(vcpu, fault, place))
-            is_table = is_shadow_present_pte(place.old_spte) and not is_large_pte(place.old_spte)
-            if not is_table and not (yield from _add_table(kvm, fault, place)):
+            if not is_nonleaf_spte(place.old_spte) and not (yield from _add_table(kvm, fault, place)):
                 return RetPf.RETRY
             yield "steps down"
             if not place.try_step_down():
@@ -85,7 +84,9 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
     if not (yield from _make_room(kvm, place)):
         return False
     sp = new_child(kvm, place)
-    sp.nx_huge_page_disallowed = fault.huge_page_disallowed
+    possible = fault.huge_page_disallowed and fault.req_level >= place.level
+    marks = fault.huge_page_disallowed and kvm.kernel.nx_marks_smaller_pages
+    sp.nx_huge_page_disallowed = possible or marks
     is_split = is_shadow_present_pte(place.old_spte)
     if is_split:
         split_into(kvm, place.old_spte, sp)
@@ -94,7 +95,7 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
         return False
     if is_split:
         kvm.stat[PAGES_STAT[sp.role.level]] += SPTE_ENT_PER_PAGE
-    if fault.huge_page_disallowed and fault.req_level >= place.level:
+    if possible:
         yield from kvm.tdp_mmu_pages_lock.wait()
         with kvm.tdp_mmu_pages_lock:
             if sp.nx_huge_page_disallowed:
@@ -144,7 +145,7 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ste
     if fault.slot is None or fault.pfn is None:
         new_spte = make_mmio_spte(kvm.masks, vcpu.memslots.generation, place.gfn, ACC_ALL)
     else:
-        new_spte, wrprot = make_spte(
+        new_spte, wrprot = yield from make_spte(
             kvm,
             sptep_to_sp(kvm.host, place.sptep),
             fault.slot,

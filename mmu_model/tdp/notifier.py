@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.memslot import KvmMemorySlot
+from mmu_model.kvm.process import HostMapping
 from mmu_model.kvm.spte import (
     is_last_spte,
     is_shadow_present_pte,
@@ -12,8 +13,9 @@ from mmu_model.kvm.spte import (
     spte_to_pfn,
 )
 from mmu_model.kvm.task import Steps
+from mmu_model.kvm.types import PG_LEVEL_4K
 from mmu_model.kvm.vm import Kvm
-from mmu_model.tdp.changed import kvm_tdp_mmu_write_spte
+from mmu_model.tdp.changed import kvm_tdp_mmu_write_spte, tdp_mmu_iter_set_spte
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.protect import tdp_mmu_clear_spte_bits
 from mmu_model.tdp.root import tdp_mmu_next_root
@@ -29,6 +31,24 @@ def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: 
             flush |= yield from tdp_mmu_zap_leafs(kvm, root, start, end)
         root = yield from tdp_mmu_next_root(kvm, root)
     return flush
+
+
+def kvm_tdp_mmu_set_spte_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn, mapping: HostMapping) -> Steps[bool]:
+    """The host has another page there now: small sptes for the old one are made to map it, or, if it may be written
+    to, go; whether there was one (6.1: set_spte_gfn)."""
+    kvm.mmu_lock.assert_held_write()
+    found = False
+    with kvm.rcu.read:
+        for place in _leafs(kvm, slot, gfn, Gfn(gfn + 1)):
+            if place.level != PG_LEVEL_4K:
+                continue
+            found, unused = True, kvm.kernel.shadow_nonpresent_value
+            new_spte = kvm.masks.changed_pte(place.old_spte, mapping.pfn)
+            yield from tdp_mmu_iter_set_spte(kvm, place, unused)
+            if not mapping.writable:
+                place.old_spte = unused
+                yield from tdp_mmu_iter_set_spte(kvm, place, new_spte)
+    return found
 
 
 def kvm_tdp_mmu_age_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:

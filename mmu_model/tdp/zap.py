@@ -7,7 +7,7 @@ from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K
 from mmu_model.kvm.vm import Kvm
-from mmu_model.tdp.changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
+from mmu_model.tdp.changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte, tdp_mmu_set_spte_atomic
 from mmu_model.tdp.iter import TdpIter, tdp_mmu_iter_cond_resched
 from mmu_model.tdp.root import kvm_tdp_mmu_put_root, tdp_mmu_next_root
 
@@ -76,6 +76,18 @@ def _zap_level(kvm: Kvm, root: KvmMmuPage, zap_level: int, *, shared: bool) -> S
             if (yield from tdp_mmu_set_spte_atomic(kvm, place, unused)):
                 break
         place.next()
+
+
+def kvm_tdp_mmu_zap_sp(kvm: Kvm, sp: KvmMmuPage) -> Steps[None]:
+    """Clear the spte that points at a page, which goes with all that is below it.
+
+    mmu_lock is held for write. A page without such an spte is a root, which does not go in this way: KvmBug.
+    """
+    sptep = sp.ptep
+    if sptep is None:
+        raise KvmBug("a root of the TDP MMU is to be zapped by the spte that points at it")
+    unused, level = kvm.kernel.shadow_nonpresent_value, sp.role.level + 1
+    yield from tdp_mmu_set_spte(kvm, sptep, kvm.host.read(sptep), unused, sp.gfn, level)
 
 
 def tdp_mmu_zap_leafs(kvm: Kvm, root: KvmMmuPage, start: Gfn, end: Gfn) -> Steps[bool]:

@@ -1,6 +1,6 @@
 """A guest never sees the shadow: random programs have the results that the processor alone gives them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,13 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance.broken import BrokenModel, nothing
 from conformance.live import PREDICATES
+from conformance.races.truths import whole
 from conformance.scenes import MIB, PAGE, TABLES, Editor, editing_guest
 from mmu_model.hardware import CR0_WP, CR4_SMEP, LogicalProcessor, PageFault, PhysicalMemory
 from mmu_model.kernels import KERNELS
-from mmu_model.kvm.memory_region import set_memory_region_flags
-from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
+from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
+from tests.kvm.host_steps import HOST_STEPS, move
 
 ADDRESSES = (0x5000, 0x9000, 2 * MIB, 1 << 30)
 """Two pages of one last-level table, one of another, one of another directory."""
@@ -29,7 +32,7 @@ accesses = st.tuples(st.sampled_from(("read", "write", "fetch")), addresses, st.
 edits = st.tuples(st.just("edit"), addresses, st.tuples(st.sampled_from(FRAMES), rights))
 upper_edits = st.tuples(st.just("upper"), addresses, st.tuples(st.sampled_from(UPPER), rights))
 modes = st.tuples(st.just("mode"), st.sampled_from(("wp", "smep")), st.just(0))
-hosts = st.tuples(st.just("host"), st.sampled_from(("zap", "log", "stop logging")), st.just(0))
+hosts = st.tuples(st.just("host"), st.sampled_from(HOST_STEPS), st.sampled_from(FRAMES))
 programs = st.lists(st.one_of(accesses, accesses, edits, upper_edits, modes, hosts), min_size=3, max_size=14)
 
 
@@ -54,9 +57,10 @@ class Pair:
     entries: dict[tuple[int, int], int]
 
     @classmethod
-    def of(cls, kernel: str, mmu: MmuKind) -> "Pair":
+    def of(cls, kernel: str, mmu: MmuKind, tdp_format: TdpFormat, *, pml: bool) -> "Pair":
         """Both with the tables of an editing guest, and the frames numbered."""
-        scene = editing_guest(kernel, dict.fromkeys(ADDRESSES, FRAMES[0]), mmu=mmu)
+        mapped = dict.fromkeys(ADDRESSES, FRAMES[0])
+        scene = editing_guest(kernel, mapped, mmu=mmu, tdp_format=tdp_format, pml=pml)
         memory = PhysicalMemory(46)
         for number, frame in enumerate(FRAMES):
             for at in (scene.vm.memory, memory):
@@ -89,7 +93,7 @@ class Pair:
         elif what == "mode":
             self.mode(first)
         elif what == "host":
-            self.host(first)
+            first(self.scene.vm, second)
         else:
             self.access(what, first, second, number)
 
@@ -123,18 +127,9 @@ class Pair:
         else:
             self.both(lambda machine: machine.mov_cr4(registers.cr4 ^ CR4_SMEP))
 
-    def host(self, what: str) -> None:
-        """The host does something that the guest cannot know of."""
-        vm = self.scene.vm
-        if what == "zap":
-            vm.remove_memory(vm.add_memory(1 << 40, PAGE))
-            return
-        slot = vm.kvm.memslots[0].find(0)
-        assert slot is not None
-        set_memory_region_flags(vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES if what == "log" else 0)
-
     def check(self) -> None:
         """What any state of KVM's MMUs satisfies."""
+        whole(self.scene.vm)
         snapshot = self.scene.vm.snapshot()
         assert [what for predicate in PREDICATES for what in predicate.check(snapshot)] == []
 
@@ -144,17 +139,72 @@ class Pair:
             assert self.scene.vm.memory.read(frame) == self.native.memory.read(frame)
 
 
-@pytest.mark.parametrize("mmu", list(MmuKind), ids=lambda kind: kind.value)
+@pytest.fixture
+def model() -> Iterator[BrokenModel]:
+    """A model that can be broken for the length of a test."""
+    broken = BrokenModel()
+    yield broken
+    broken.restore()
+
+
+MMUS = (
+    (MmuKind.SHADOW, TdpFormat.NPT, False),
+    (MmuKind.DIRECT, TdpFormat.NPT, False),
+    (MmuKind.DIRECT, TdpFormat.EPT_WITHOUT_AD, False),
+    (MmuKind.TDP, TdpFormat.NPT, False),
+    (MmuKind.TDP, TdpFormat.EPT, False),
+    (MmuKind.TDP, TdpFormat.EPT, True),
+    (MmuKind.TDP, TdpFormat.EPT_WITHOUT_AD, False),
+)
+
+
+@pytest.mark.parametrize(
+    "mmu", MMUS, ids=lambda mmu: f"{mmu[0].value}-{mmu[1].value}{'-pml' if mmu[2] else ''}"
+)
 @pytest.mark.parametrize("kernel", list(KERNELS))
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs)
 def test_a_guest_sees_the_architecture(
-    kernel: str, mmu: MmuKind, program: list[tuple[str, object, object]]
+    kernel: str, mmu: tuple[MmuKind, TdpFormat, bool], program: list[tuple[str, object, object]]
 ) -> None:
     """Every access has the result, or the fault with the error code, that the processor gives by itself; and
     after every step all that is true of real snapshots is true."""
-    pair = Pair.of(kernel, mmu)
+    kind, tdp_format, pml = mmu
+    run(Pair.of(kernel, kind, tdp_format, pml=pml), program)
+
+
+def run(pair: Pair, program: list[Any]) -> None:
+    """Raises AssertionError where the two are told apart."""
     for number, (what, first, second) in enumerate(program):
         pair.step(what, first, second, number)
         pair.check()
     pair.same_memory()
+
+
+def nothing_is_unmapped(model: BrokenModel) -> None:
+    """The host moves pages, and sptes lead to where they were."""
+    model.replace("tdp.notifier.kvm_tdp_mmu_unmap_gfn_range", nothing(False))
+
+
+def nothing_is_flushed(model: BrokenModel) -> None:
+    """Processors go on with what they remember."""
+    model.replace("kvm.requests.flush_remote_tlbs", nothing())
+
+
+def leaves_are_counted_once(model: BrokenModel) -> None:
+    """The statistics do not hear of leaves that go."""
+    model.wrap(
+        "tdp.changed.handle_changed_spte",
+        lambda original: lambda kvm, gfn, old, new, level: original(kvm, gfn, old if new else 0, new, level),
+    )
+
+
+@pytest.mark.parametrize("breaks", [nothing_is_unmapped, nothing_is_flushed, leaves_are_counted_once])
+def test_programs_tell_a_wrong_tdp_mmu(breaks: Callable[[BrokenModel], None], model: BrokenModel) -> None:
+    program = [("write", ADDRESSES[0], 0), ("host", move, FRAMES[0]), ("write", ADDRESSES[0], 0)]
+    run(Pair.of("6.1", MmuKind.TDP, TdpFormat.NPT, pml=False), program)
+    pair = Pair.of("6.1", MmuKind.TDP, TdpFormat.NPT, pml=False)
+    breaks(model)
+
+    with pytest.raises((AssertionError, KvmBug)):
+        run(pair, program)

@@ -6,7 +6,7 @@ import pytest
 
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.process import Process
+from mmu_model.kvm.process import HostMapping, Process
 from mmu_model.kvm.types import PG_LEVEL_2M, PG_LEVEL_4K, Hva
 
 PAGES = 2048
@@ -18,9 +18,14 @@ class Listener:
 
     def __init__(self, base: Hva) -> None:
         self.base = base
+        self.replaced: list[tuple[int, HostMapping]] = []
         self.begun: list[tuple[int, int]] = []
         self.ended: list[tuple[int, int]] = []
         self.used: set[int] = set()
+
+    def change_pte(self, address: Hva, mapping: HostMapping) -> None:
+        assert len(self.begun) == len(self.ended) + 1
+        self.replaced.append((address - self.base >> PAGE_SHIFT, mapping))
 
     def clear_flush_young(self, start: Hva, end: Hva) -> bool:
         young = self.test_young(start, end)
@@ -164,3 +169,63 @@ def test_what_is_not_mapped_cannot_be_changed(process: Process, base: Hva) -> No
     last = process.mapping(page(base, PAGES - 1))
     assert last is not None and last.writable
     assert process.fault_in(page(base, PAGES), write=True) is None
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_who_replaces_a_page_says_by_which(
+    process: Process, base: Hva, listener: Listener, writable: bool
+) -> None:
+    old = process.hpa(page(base, 3))
+    assert old is not None
+    process._host.memory.write(old, 77)
+
+    pfn = process.replace_page(page(base, 3), writable=writable)
+
+    new = process.hpa(page(base, 3))
+    assert new == pfn << PAGE_SHIFT and new != old
+    assert process._host.memory.read(new) == 77
+    assert listener.begun == [(3, 4)]
+    assert listener.replaced == [(3, process.mapping(page(base, 3)))]
+    assert listener.replaced[0][1].writable is writable
+
+
+def test_a_large_page_of_which_a_part_is_changed_is_none_any_more(process: Process, base: Hva) -> None:
+    process.madvise_hugepage(base, PAGES, PG_LEVEL_2M)
+    process.migrate(page(base, 9))
+
+    levels = [mapping.level for n in (8, 9, LARGE) if (mapping := process.mapping(page(base, n)))]
+
+    assert levels == [PG_LEVEL_4K, PG_LEVEL_4K, PG_LEVEL_2M]
+
+
+def test_what_was_swapped_out_comes_back_with_its_contents(
+    process: Process, base: Hva, listener: Listener
+) -> None:
+    memory, hpa = process._host.memory, process.hpa(page(base, 5))
+    assert hpa is not None
+    memory.write(hpa + 8, 77)
+    process.swap_out(page(base, 5))
+
+    assert listener.begun == [(5, 6)]
+    assert memory.read(hpa + 8) == 0
+    assert process.mapping(page(base, 5)) is None
+    back = process.fault_in(page(base, 5), write=False)
+    assert back is not None and back.writable and memory.read((back.pfn << PAGE_SHIFT) + 8) == 77
+
+
+def test_merged_pages_are_parted_by_a_write(process: Process, base: Hva, listener: Listener) -> None:
+    memory = process._host.memory
+    pages = [page(base, n) for n in (3, 4, 5)]
+    for number, hva in zip((7, 7, 8), pages, strict=True):
+        memory.write(process.hpa(hva) or 0, number)
+
+    process.merge(pages[0], pages[1])
+
+    assert process.mapping(pages[0]) == process.mapping(pages[1])
+    assert listener.begun == [(3, 4), (4, 5)]
+    written = process.fault_in(pages[1], write=True)
+    left = process.mapping(pages[0])
+    assert written is not None and left is not None and written.writable and not left.writable
+    assert memory.read(written.pfn << PAGE_SHIFT) == memory.read(left.pfn << PAGE_SHIFT) == 7
+    with pytest.raises(ValueError, match="differ"):
+        process.merge(pages[0], pages[2])

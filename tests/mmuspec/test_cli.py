@@ -222,6 +222,46 @@ class TestReport:
         assert shown.exit_code == 0
         assert "proven" in shown.stdout and "a::b" in shown.stdout
 
+    def test_links_to_tests_lead_where_they_are_told(self, here: Path) -> None:
+        statement = next(load_spec(here / "spec").statements()).id
+        found = results.Findings(tests={"a.py::b": results.Test("a.py::b", "passed")})
+        results.save(
+            results.compose(load_spec(here / "spec"), {statement: found}), here / "build" / "results.json"
+        )
+        (here / "a.py").write_text("\ndef b(): pass\n")
+
+        assert mmuspec("report", "-o", "build/out").exit_code == 0
+        assert 'href="../../a.py#L2"' in (here / "build" / "out" / "index.html").read_text()
+        address = "https://example.org/blob/v1/{path}#L{line}"
+        assert mmuspec("report", "-o", "out", "--source-url", address).exit_code == 0
+        assert 'href="https://example.org/blob/v1/a.py#L2"' in (here / "out" / "index.html").read_text()
+        assert_refused(mmuspec("report", "-o", "out", "--source-url", "ftp://x"), "is no address")
+
+    def test_a_baseline_says_what_changed(self, here: Path) -> None:
+        assert mmuspec("report", "-o", "before").exit_code == 0
+        self.test_with_results(here)
+
+        result = mmuspec("report", "-o", "after", "--baseline", "before/report.json")
+
+        assert result.exit_code == 0
+        page = (here / "after" / "index.html").read_text()
+        assert "Changed since the last report <b>1</b>" in page
+        assert_refused(mmuspec("report", "--baseline", "no.json"), "cannot be read")
+
+    def test_another_document_lends_its_words(self, here: Path) -> None:
+        text = (here / "old.rst").read_text()
+        (here / "newer.rst").write_text(text + "\nUnheard of before.\n")
+
+        assert mmuspec("report", "-o", "out", "--doc", "newer.rst").exit_code == 0
+        page = (here / "out" / "index.html").read_text()
+        assert "Unheard of before." in page and "(not in the spec)" in page
+        assert_refused(mmuspec("report", "--doc", "nowhere.rst"), "")
+
+    def test_gaps_that_cannot_be_read(self, here: Path) -> None:
+        (here / "spec" / "gaps.yaml").write_text("schema: 1\ngaps: [1]\n")
+        assert_refused(mmuspec("report", "-o", "out"), "gaps.yaml:2: error: a mapping expected")
+        assert mmuspec("check", "old.rst").exit_code == 0  # which they are no matter of
+
     def test_without_a_document_at_hand(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (here / "old.rst").unlink()
         result = mmuspec("report", "-o", "out")

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -354,3 +355,66 @@ def test_results_that_cannot_be_written_are_an_error(suite: pytest.Pytester) -> 
     run = suite.runpytest_subprocess()
     assert run.ret == pytest.ExitCode.TESTS_FAILED
     run.stdout.fnmatch_lines(["*build*: error: cannot be written*"])
+
+
+ATTACHING = f"""
+    import pytest, model
+
+    PICTURE = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+
+    @pytest.mark.spec("{HOLDS}")
+    def test_one_key(attach):
+        attach("a key", "image/svg+xml", PICTURE, "one key")
+        assert model.keys() == 1
+
+    @pytest.mark.spec("{TURNS}", refutes=True)
+    def test_it_stands_still(attach):
+        attach("a slot", "image/svg+xml", PICTURE, "a slot")
+        assert model.turns()
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_pictures_of_tests_that_passed_are_in_the_results_once(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    """Not those of a test that failed, nor those of runs on a wrong model."""
+    suite.makepyfile(test_tower=ATTACHING)
+
+    suite.runpytest_subprocess("--prove", *workers).assert_outcomes(passed=1, failed=1)
+
+    data = results(suite)
+    shown = {each["id"]: each["pictures"] for each in data["statements"]}
+    (key,) = (each["id"] for each in data["attachments"] if each["name"] == "a key")
+    assert shown == {
+        HOLDS: [{"nodeid": "test_tower.py::test_one_key", "attachment": key}],
+        TURNS: [],
+        WAKES: [],
+    }
+
+
+def test_what_cannot_be_shown_fails_the_test_that_attached_it(suite: pytest.Pytester) -> None:
+    edit(suite, "test_tower.py", "def test_it_stands_still():", "def test_it_stands_still(attach):")
+    edit(suite, "test_tower.py", "assert not model.turns()", "attach('a', 'text/html', b'b', 'c')")
+
+    run = suite.runpytest_subprocess()
+
+    run.stdout.fnmatch_lines(["*attachment of type 'text/html', none of image/svg+xml, image/png*"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_junit_has_the_statements_of_each_test(suite: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    """As properties; nothing else of ours is in the file, and a test that was proven is in it once."""
+    suite.runpytest_subprocess("--prove", "--junitxml", "junit.xml", *workers)
+
+    cases = ElementTree.parse(suite.path / "junit.xml").getroot().iter("testcase")
+    found = sorted(
+        (case.get("name"), [(each.get("name"), each.get("value")) for each in case.iter("property")])
+        for case in cases
+    )
+    assert found == [
+        ("test_it_stands_still", [("mmuspec.refutes", TURNS)]),
+        ("test_of_nothing_in_particular", []),
+        ("test_one_key[6.12]", [("mmuspec.statement", HOLDS)]),
+        ("test_one_key[6.1]", [("mmuspec.statement", HOLDS)]),
+    ]

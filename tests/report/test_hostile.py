@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -10,11 +11,16 @@ import pytest
 from mmuspec import results
 from mmuspec.document import Document
 from mmuspec.explain import explain
+from mmuspec.gaps import Gap, GapKind
 from mmuspec.merge import bare
 from mmuspec.report import build
+from mmuspec.report.build import Aside
+from mmuspec.report.code import Code
+from mmuspec.report.history import Edition
 from mmuspec.report.html import page
+from mmuspec.report.links import Links
 from mmuspec.report.markdown import summary
-from mmuspec.results import Evidence, Proof, Results, compose
+from mmuspec.results import Death, Evidence, Proof, Results, StatementResult, compose
 from mmuspec.spec import Curated, Spec, Verdict
 from mmuspec.text import fold
 from mmuspec.visible import visible
@@ -66,15 +72,30 @@ def hostile() -> tuple[Spec, Results, Document]:
         run.statements[0],
         tests=(results.Test(HOSTILE, "failed"), results.Test("ok", HOSTILE)),
         violations=(Proof(HOSTILE, (HOSTILE,)),),
-        evidence=(Evidence(HOSTILE, HOSTILE, HOSTILE),),
+        evidence=(
+            Evidence(HOSTILE, HOSTILE, HOSTILE),
+            Evidence("live", HOSTILE, f"recordings/{HOSTILE.replace('/', '|')}/<b>/<i>.json[{HOSTILE}]"),
+        ),
+        deaths=(Death(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
     )
     return spec, replace(run, statements=(shown, *run.statements[1:]), kernels=(HOSTILE,)), document
+
+
+def hostile_aside() -> Aside:
+    """Gaps, former words and an earlier report that are no better."""
+    return Aside(
+        editions=(Edition(HOSTILE, {}),),
+        gaps=(Gap(HOSTILE, GapKind.FIELD, HOSTILE, HOSTILE, HOSTILE, (HOSTILE,)),),
+        code=Code(Path(__file__).parent),
+        baseline=Results("", "", (), (StatementResult(HOSTILE, 1, HOSTILE, verdict="wrong"),)),
+    )
 
 
 @pytest.mark.parametrize("with_document", [True, False])
 def test_the_page_shows_it_as_text(with_document: bool) -> None:
     spec, run, document = hostile()
-    html = page(build(spec, run, document if with_document else None))
+    report = build(spec, run, document if with_document else None, aside=hostile_aside())
+    html = page(report, Links(Path("a <b>'\""), Path()))
     tree = read(html)
 
     assert len([*tree.all("script")]) == len([*tree.all("style")]) == 1

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from mmuspec.gaps import Gap, GapKind
 from mmuspec.merge import bare
 from mmuspec.report import build
+from mmuspec.report.build import Aside
+from mmuspec.report.code import Code
 from mmuspec.report.html import page
+from mmuspec.report.links import Links
 from mmuspec.report.marks import MARKS
+from mmuspec.results import Test
 from mmuspec.status import Status
 from mmuspec.text import fold
 from tests.mmuspec.gadget import GADGET
@@ -248,12 +255,83 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["ink", "quiet", "link", *Status])
+@pytest.mark.parametrize("name", ["ink", "quiet", "link", "drift", *Status])
 def test_contrast_is_at_least_four_and_a_half(name: str, theme: int) -> None:
     colours = {key: (light, dark)[theme] for key, light, dark in COLOUR.findall(STYLE)}
     for ground in ("paper", "raised"):
         brighter, darker = sorted((luminance(colours[name]), luminance(colours[ground])), reverse=True)
         assert (brighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def test_what_is_not_of_one_age_is_marked_sentence_by_sentence() -> None:
+    words = {statement.digest: statement.text for statement in DOCUMENT.statements}
+    other = scene.document_of(
+        GADGET.replace("use_count counts users.", "use_count counts all users.  Quite unheard of before."),
+        "6.13",
+    )
+    outrun = replace(
+        RUN,
+        statements=tuple(
+            replace(each, digest="0" * 16) if each.id == scene.find(SPEC, "state.level") else each
+            for each in RUN.statements
+        ),
+    )
+    body = read(page(build(SPEC, outrun, other, aside=Aside(words_of=words.get)))).one(class_="document")
+    marked = {
+        each.attributes["data-drift"]: each
+        for each in body.all(class_="statement")
+        if "data-drift" in each.attributes
+    }
+
+    assert {drift: each.attributes["id"] for drift, each in marked.items()} == {
+        "reworded": scene.find(SPEC, "use_count"),
+        "untested words": scene.find(SPEC, "state.level"),
+    }
+    assert fold(own_words(marked["reworded"])).startswith("use_count counts all users.")
+    assert "The words that it is about: use_count counts users." in fold(marked["reworded"].text)
+    assert "counts for nothing until they run again" in fold(marked["untested words"].text)
+    assert all(
+        "≠" in each.one(class_="sign").text for mark in marked.values() for each in mark.all("summary")
+    )
+    assert fold(body.one(class_="stranger").text) == "Quite unheard of before.≠ (not in the spec)"
+
+
+def test_links_lead_to_source_lines_where_there_are_any() -> None:
+    root = Path(__file__).parents[2]
+    nodeid = f"tests/report/test_html.py::{test_links_lead_to_source_lines_where_there_are_any.__name__}"
+    name = scene.find(SPEC, "state.level")
+    tests = (Test(nodeid, "passed"), Test("nowhere.py::test_x", "passed"))
+    run = replace(
+        RUN,
+        statements=tuple(replace(each, tests=tests) if each.id == name else each for each in RUN.statements),
+    )
+    report = build(SPEC, run, DOCUMENT, aside=Aside(code=Code(root)))
+    card = read(page(report, Links(root, root / "build" / "report"))).one(id=name).one(class_="card")
+    links = {each.attributes["title"]: each.attributes["href"] for each in card.all("a", class_="path")}
+
+    path, _, line = links[nodeid].partition("#L")
+    assert path == "../../tests/report/test_html.py"
+    assert nodeid.partition("::")[2] in (root / path[6:]).read_text().splitlines()[int(line) - 1]
+    assert "nowhere.py::test_x" not in links
+    assert "nowhere.py::test_x" in card.text
+
+
+def test_the_overview_says_what_is_missing_what_differs_and_what_is_new() -> None:
+    gap = Gap("rcu_head", GapKind.FIELD, "Slots", "What it is for.", "a.c, f", ("6.12",))
+    gone = replace(RUN.statements[0], id="gone/by-now")
+    aside = Aside(gaps=(gap,), baseline=replace(build(SPEC, RUN, DOCUMENT).results, statements=(gone,)))
+    tree = read(page(build(SPEC, RUN, DOCUMENT, aside=aside)))
+
+    assert "rcu_head Slots; 6.12 only" in fold(tree.one(id="page:gaps").text)
+    kernels = tree.one(id="page:kernels")
+    assert [each.text for each in kernels.all("a")] == [
+        scene.find(SPEC, "state.level"),
+        scene.find(SPEC, "use_count"),
+    ]
+    assert "gone gone/by-now" in fold(tree.one(id="page:changes").text)
+    assert not [*PAGE.all(id="page:gaps"), *PAGE.all(id="page:changes")]
+    wrong = [fold(each.one("a").text) for each in PAGE.one(id="page:wrong").all("li")]
+    assert wrong == ["If set, the slot is one of gdt.h's (see below)", "use_count counts users."]
 
 
 def test_signs_follow_their_words_at_once() -> None:

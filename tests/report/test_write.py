@@ -24,8 +24,10 @@ def test_all_files_are_written(tmp_path: Path) -> None:
         "badge.json",
         "badge.svg",
         "index.html",
+        "lcov.info",
         "report.json",
         "report.md",
+        "report.txt",
     ]
 
 
@@ -40,7 +42,7 @@ def test_the_same_report_is_written_the_same(tmp_path: Path) -> None:
     write(REPORT, tmp_path / "one")
     write(build(SPEC, scene.gadget_run(SPEC), scene.gadget()), tmp_path / "two")
 
-    for name in ("index.html", "report.md", "report.json"):
+    for name in ("index.html", "report.md", "report.json", "report.txt", "lcov.info"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 

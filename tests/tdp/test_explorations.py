@@ -1,18 +1,14 @@
 """Every order of what can happen to a TDP MMU at once; and each race is lost by a model that is wrong."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from conformance import races
 from conformance.broken import BrokenModel
+from conformance.races.wrong import WRONG, Wrong
 from mmu_model.kernels import KERNELS
-from mmu_model.kvm.task import Steps
-from mmu_model.kvm.vcpu import Request
 from mmu_model.schedule import Bound, Race, ScheduleFailed, explore, replay
-from mmu_model.tdp.root import new_root
 
 
 @pytest.fixture
@@ -31,212 +27,23 @@ def test_no_order_of_steps_goes_wrong(race: Callable[[str], Race], kernel: str) 
     assert explored.schedules >= 8, "the actors do not get in each other's way"
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A wrong model, the race that it loses, how that shows, and on which kernels.
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("race", races.LOST_BY_THE_KERNELS, ids=lambda race: race.__name__)
+def test_what_the_kernels_lose_is_found(race: Callable[[str], Race], kernel: str) -> None:
+    """One vCPU stands between two marks of mmu_unsync_pages_lock while the other runs, which overtakes once."""
+    with pytest.raises(ScheduleFailed, match="before the flush") as failed:
+        explore(lambda: race(kernel), Bound(preemptions=1))
 
-    A root is made with mmu_lock held for write on 6.1, which makes up for what is missing there.
-    """
-
-    race: Callable[[str], Race]
-    breaks: Callable[[BrokenModel], None]
-    shows: str
-    kernels: tuple[str, ...] = tuple(KERNELS)
-
-
-def plain_store(model: BrokenModel) -> None:
-    """A table or leaf is stored without a look at what is there now."""
-
-    def wrong(host: Any, sptep: int, expected: int, value: int) -> bool:
-        host.write(sptep, value)
-        return True
-
-    model.replace("kvm.host.Host.compare_exchange", wrong)
-
-
-def removed_tables_stay_open(model: BrokenModel) -> None:
-    """The sptes of a table that was unlinked are read and not frozen."""
-
-    def wrong(kvm: Any, sptep: int) -> Steps[int]:
-        yield from ()
-        return int(kvm.host.read(sptep))
-
-    model.replace("tdp.changed._freeze_shared", wrong)
-    model.replace("tdp.changed._freeze_nonpresent", lambda kvm, sptep: None)
-
-
-def freed_without_grace_period(model: BrokenModel) -> None:
-    """A table is freed although somebody may be walking it."""
-    model.replace("kvm.rcu.Rcu.call", lambda rcu, callback: callback())
-
-
-def sequence_is_ignored(model: BrokenModel) -> None:
-    """A fault only looks whether the host is changing the mapping just now."""
-    model.replace(
-        "kvm.faultin.mmu_invalidate_retry_gfn", lambda kvm, mmu_seq: bool(kvm.mmu_invalidate_in_progress)
+    stands = [step.stands for step in failed.value.steps]
+    assert stands.index("marks a page unsync") < stands.index(
+        "looks whether anything below the root is unsync"
     )
 
 
-def invalidation_under_way_is_ignored(model: BrokenModel) -> None:
-    """A fault only looks whether a change of the mapping was finished meanwhile."""
-    model.replace(
-        "kvm.faultin.mmu_invalidate_retry_gfn", lambda kvm, mmu_seq: kvm.mmu_invalidate_seq != mmu_seq
-    )
+def test_every_race_is_lost_by_a_wrong_model() -> None:
+    lost = {wrong.race for wrong in WRONG}
 
-
-def sequence_is_taken_too_late(model: BrokenModel) -> None:
-    """A fault remembers the sequence number after it has looked for the frame."""
-
-    def change(original: Any) -> Any:
-        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
-            result = yield from original(vcpu, fault, access)
-            yield "remembers the sequence number"
-            fault.mmu_seq = vcpu.kvm.mmu_invalidate_seq
-            return result
-
-        return wrong
-
-    model.wrap("kvm.faultin.faultin_pfn", change)
-
-
-def dirty_before_writable(model: BrokenModel) -> None:
-    """A fast page fault notes the write first, and makes the spte writable then."""
-
-    def wrong(vcpu: Any, fault: Any, sptep: int, old_spte: int, new_spte: int) -> Any:
-        fault.slot.dirty_bitmap.add(fault.gfn)
-        yield "has noted the write"
-        return vcpu.kvm.host.compare_exchange(sptep, old_spte, new_spte)
-
-    model.replace("kvm.fast_page_fault.fast_pf_fix_direct_spte", wrong)
-
-
-def no_bits_are_volatile(model: BrokenModel) -> None:
-    """Under the write lock an spte is stored as it was read, whatever the processor did meanwhile."""
-    model.replace("kvm.spte.SpteMasks.has_volatile_bits", lambda masks, spte: False)
-
-
-def nobody_looks_again(model: BrokenModel) -> None:
-    """Who finds no root makes one, without a look at what others made before it got the lock."""
-
-    def wrong(kvm: Any, role: Any) -> Any:
-        yield from kvm.tdp_mmu_pages_lock.wait()
-        with kvm.tdp_mmu_pages_lock:
-            return new_root(kvm, role)
-
-    model.replace("tdp.root._find_or_make_root", wrong)
-
-
-def roots_are_listed_without_the_lock(model: BrokenModel) -> None:
-    """Between the last look and the new root others may come: tdp_mmu_pages_lock is not taken."""
-
-    def wrong(kvm: Any, role: Any) -> Any:
-        for root in kvm.tdp_mmu_roots:
-            if root.role == role:
-                root.tdp_mmu_root_count += 1
-                return root
-        yield "makes a root"
-        return new_root(kvm, role)
-
-    model.replace("tdp.root._find_or_make_root", wrong)
-
-
-def references_are_taken_in_two_steps(model: BrokenModel) -> None:
-    """The count is read, and then written: no atomic operation."""
-
-    def wrong(root: Any) -> Any:
-        count = root.tdp_mmu_root_count
-        yield "has read the count"
-        root.tdp_mmu_root_count = count + 1
-        return True
-
-    model.replace("tdp.root.kvm_tdp_mmu_get_root", wrong)
-
-
-def references_are_dropped_in_two_steps(model: BrokenModel) -> None:
-    """The count is read, and then written: no atomic operation."""
-
-    def wrong(root: Any) -> Any:
-        count = root.tdp_mmu_root_count
-        yield "has read the count"
-        root.tdp_mmu_root_count = count - 1
-        return count == 1
-
-    model.replace("tdp.root._dec_and_test", wrong)
-
-
-def references_to_dead_roots_are_taken(model: BrokenModel) -> None:
-    """A root whose last reference is gone gets another one."""
-
-    def wrong(root: Any) -> Any:
-        yield "takes a reference to a root"
-        root.tdp_mmu_root_count += 1
-        return True
-
-    model.replace("tdp.root.kvm_tdp_mmu_get_root", wrong)
-
-
-def vcpus_are_told_too_early(model: BrokenModel) -> None:
-    """The request to let go of obsolete roots is made before there are any."""
-
-    def change(original: Any) -> Any:
-        def wrong(kvm: Any) -> Any:
-            kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
-            yield "has made the request"
-            tell, kvm.make_all_cpus_request = kvm.make_all_cpus_request, lambda request: None
-            try:
-                yield from original(kvm)
-            finally:
-                kvm.make_all_cpus_request = tell
-
-        return wrong
-
-    model.wrap("kvm.zap_all.kvm_mmu_zap_all_fast", change)
-
-
-def stale_roots_are_used(model: BrokenModel) -> None:
-    """A fault does not look again, under the lock, whether its root may still be used."""
-    model.replace("kvm.faultin.is_page_fault_stale", lambda vcpu, fault: False)
-
-
-def readers_of_the_slots_are_not_waited_for(model: BrokenModel) -> None:
-    """A new set of memslots gets its generation while vCPUs still look at the old set."""
-
-    def wrong(rcu: Any) -> Any:
-        yield "waits for nobody"
-
-    model.replace("kvm.rcu.Rcu.synchronize", wrong)
-
-
-def generation_changes_with_the_slots(model: BrokenModel) -> None:
-    """There is no bit that an update is in progress: the new generation is there at once."""
-
-    def wrong(kvm: Any, slots: Any, old: Any, new: Any, flags: Any = None) -> Any:
-        slots.replace(old, new)
-        slots.generation += 2
-        yield from kvm.srcu.synchronize()
-
-    model.replace("kvm.memory_region.kvm_swap_active_memslots", wrong)
-
-
-WRONG = (
-    Wrong(races.two_faults_on_one_gfn, plain_store, "pages_4k is 3, there are 2"),
-    Wrong(races.huge_page_against_small, removed_tables_stay_open, "pages_4k is"),
-    Wrong(races.huge_page_against_small, freed_without_grace_period, "the table was freed"),
-    Wrong(races.fault_against_notifier, sequence_is_ignored, "the process has not"),
-    Wrong(races.fault_against_notifier, invalidation_under_way_is_ignored, "the process has not"),
-    Wrong(races.fault_against_notifier, sequence_is_taken_too_late, "the process has not"),
-    Wrong(races.fast_page_fault_against_log, dirty_before_writable, "the log does not know"),
-    Wrong(races.dirty_flag_against_zap, no_bits_are_volatile, "does not know that a frame was written"),
-    Wrong(races.two_root_allocations, nobody_looks_again, "2 roots of one role", ("6.12",)),
-    Wrong(races.two_root_allocations, roots_are_listed_without_the_lock, "2 roots of one role", ("6.12",)),
-    Wrong(races.references_come_and_go, references_are_taken_in_two_steps, "references, one", ("6.12",)),
-    Wrong(races.references_come_and_go, references_are_dropped_in_two_steps, "references, one to"),
-    Wrong(races.last_reference_against_iteration, references_to_dead_roots_are_taken, "Error"),
-    Wrong(races.fast_zap_against_vcpu, vcpus_are_told_too_early, "nobody can go on: vcpu"),
-    Wrong(races.fault_against_zap, stale_roots_are_used, "at the end"),
-    Wrong(races.mmio_against_new_memory, readers_of_the_slots_are_not_waited_for, "is believed"),
-    Wrong(races.mmio_against_new_memory, generation_changes_with_the_slots, "believe"),
-)
+    assert [race.__name__ for race in races.RACES if race not in lost] == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 
 from conformance.looking import backing, structs
-from conformance.races import faults, harvests, leaf, leafs, whole, zaps_all
+from conformance.races.actors import faults, harvests, zaps_all
+from conformance.races.truths import leaf, leafs, whole
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest, nested_guest
 from mmu_model.hardware import Gfn, Registers
 from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
@@ -226,7 +227,7 @@ def test_an_old_page_whose_writes_are_logged_is_logged_when_it_is_written() -> N
     scene = guest(KERNEL, MmuKind.TDP, tdp_format=TdpFormat.EPT_WITHOUT_AD)
     slot = scene.vm.add_memory(GIB, MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
     scene.cpu.write(GIB, 1)
-    finish(harvests(scene.vm, slot, set()))
+    finish(harvests(scene.vm, slot, {}))
     assert scene.vm.process.was_used(slot.userspace_addr, 1)
 
     scene.cpu.read(GIB)
@@ -280,10 +281,10 @@ def test_writes_are_logged_again_after_the_log_was_fetched() -> None:
     scene = guest(KERNEL, MmuKind.TDP)
     slot = scene.vm.add_memory(GIB, MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
     scene.cpu.write(GIB, 1)
-    log: set[Gfn] = set()
+    log: dict[Gfn, int] = {}
     finish(harvests(scene.vm, slot, log))
 
-    assert log == {GIB // PAGE}
+    assert log == {GIB // PAGE: 1}
     assert not is_writable_pte(scene.vm.host.read(leaf(scene.vm, GIB)))
     assert not slot.dirty_bitmap
     scene.cpu.write(GIB, 2)

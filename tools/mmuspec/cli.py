@@ -301,6 +301,17 @@ def audit(directory: Path, source: Path, doc: str | None, rev: str | None, form:
     sys.exit(run(spec, source, doc, rev, form))
 
 
+@main.command()
+@click.argument("name", type=click.Choice(["report", "results"]))
+def schema(name: str) -> None:
+    """Print the JSON Schema of report.json or of results.json."""
+    import json
+
+    from mmuspec import schema as schemas
+
+    click.echo(json.dumps(schemas.schema(name), indent=1))
+
+
 def _known(
     directory: Path, paths: tuple[Path, ...], doc: str | None = None
 ) -> tuple[Spec, Results | None, Document | None]:

@@ -10,7 +10,7 @@ from mmuspec.errors import Problem
 from mmuspec.report import Report, build
 from mmuspec.report.build import Former
 from mmuspec.report.dossier import Dossier
-from mmuspec.report.marks import MARKS
+from mmuspec.report.marks import DRIFT_TELLS, MARKS
 from mmuspec.results import Results
 from mmuspec.similarity import nearest
 from mmuspec.spec import Spec
@@ -81,6 +81,8 @@ def _place(report: Report, dossier: Dossier, former: Former | None) -> str:
 
 
 def _facts(dossier: Dossier) -> Iterator[tuple[str, Iterable[str]]]:
+    if dossier.drift:
+        yield "Drift", [DRIFT_TELLS[dossier.drift]]
     yield "Text", [dossier.text if dossier.text is not None else "not at hand"]
     yield "Claim", [dossier.claim or "none yet"]
     yield "Verdict", _verdicts(dossier)

@@ -63,7 +63,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Shown:
+class Attached:
     """A picture that a test attached: `attachment` is its id among those of the results."""
 
     nodeid: str
@@ -85,7 +85,7 @@ class StatementResult:
     evidence: tuple[Evidence, ...] = ()
     deaths: tuple[Death, ...] = ()
     digest: str = ""
-    pictures: tuple[Shown, ...] = ()
+    pictures: tuple[Attached, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ def _result(statement: SpecStatement, section: str, found: Findings) -> Statemen
         statement.digest,
         tuple(
             sorted(
-                Shown(nodeid, each.id)
+                Attached(nodeid, each.id)
                 for nodeid, attached in found.attachments.items()
                 for each in attached
                 if nodeid in passed
@@ -284,5 +284,5 @@ def _statement(entry: dict[str, Any]) -> StatementResult:
             for d in entry.get("deaths", [])
         ),
         str(entry.get("digest", "")),
-        tuple(Shown(str(s["nodeid"]), str(s["attachment"])) for s in entry.get("pictures", [])),
+        tuple(Attached(str(s["nodeid"]), str(s["attachment"])) for s in entry.get("pictures", [])),
     )

@@ -7,7 +7,18 @@ import re
 from mmuspec.slugs import unique
 from mmuspec.visible import visible
 
-PAGE = ("document", "obsolete", "overview", "wrong", "changes", "gaps", "kernels", "totals", "keys")
+PAGE = (
+    "document",
+    "obsolete",
+    "overview",
+    "wrong",
+    "changes",
+    "gaps",
+    "kernels",
+    "totals",
+    "keys",
+    "pictures",
+)
 """What the page itself calls its parts, after ``page:``."""
 BLANK = re.compile(r"\s+")
 

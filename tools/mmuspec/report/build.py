@@ -19,6 +19,7 @@ from mmuspec.report.history import Edition, history
 from mmuspec.report.kernels import SideBySide, side_by_side
 from mmuspec.report.layout import Chapter, Layout
 from mmuspec.report.pairing import Pairing, pair
+from mmuspec.report.pictures import Gallery, Picture
 from mmuspec.report.recorded import scenes
 from mmuspec.results import DEFAULT, Results, StatementResult
 from mmuspec.spec import REFUTED, Obsolete, Spec, SpecItem, SpecStatement, Verdict
@@ -74,6 +75,7 @@ class Report:
     gaps: tuple[Gap, ...] = ()
     places: Mapping[str, Place] = field(default_factory=dict)
     changes: tuple[Change, ...] | None = None
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def totals(self) -> Mapping[Status, int]:
@@ -147,12 +149,17 @@ def build(
     report = Report(
         source=spec.source,
         kernels=maker.kernels,
-        notices=(*_about_document(spec, document, pairing), *_about_results(spec, results, maker)),
+        notices=(
+            *_about_document(spec, document, pairing),
+            *_about_results(spec, results, maker),
+            *_about_pictures(maker.gallery),
+        ),
         chapters=layout.of_document(document, pairing) if document else layout.of_spec(spec.source.title),
         dossiers=tuple(dossiers.values()),
         obsolete=obsolete,
         gaps=aside.gaps,
         places=_places(results, aside.code) if results and aside.code else {},
+        pictures=maker.gallery.pictures,
     )
     return replace(report, changes=changes(aside.baseline, report.results)) if aside.baseline else report
 
@@ -170,19 +177,22 @@ class _Maker:
         for old in spec.obsolete:
             self.formers[old.replaced_by].append(old)
         self.anchors = Anchors()
+        self.gallery = Gallery(results, self.anchors)
         curated = {kernel for s in spec.everything() for kernel, _ in s.curated.kernels}
         self.kernels = tuple(sorted({*curated, *(results.kernels if results else ())}, key=version_key))
 
     def dossier(self, item: SpecItem, statement: SpecStatement) -> Dossier:
+        shown = self.shown(statement)
         return dossier(
             item,
             statement,
-            self.shown(statement),
+            shown,
             self.texts.get(statement.id) or self.former_words(statement),
             self.kernels,
             self.anchors.give(statement.id),
             history(statement, self.formers[statement.id], self.aside.editions),
             reworded=statement.id in self.reworded,
+            pictures=self.gallery.of(shown.result if shown and shown.counts else None),
         )
 
     def shown(self, statement: SpecStatement) -> Shown | None:
@@ -277,6 +287,11 @@ def _about_results(spec: Spec, results: Results | None, maker: _Maker) -> Iterat
         yield f"Statements that were not part of the test run: {missing}. Run pytest conformance/ again."
     if edited:
         yield f"Verdicts edited since the tests ran: {edited}. Statuses follow the verdicts of today."
+
+
+def _about_pictures(gallery: Gallery) -> Iterator[str]:
+    if gallery.left_out:
+        yield f"Pictures left out to keep the page small: {len(gallery.left_out)}."
 
 
 def _and_more(ids: Sequence[str]) -> str:

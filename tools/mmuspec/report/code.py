@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from mmuspec.text import fold
 
 SIZE_LIMIT = 2_000_000
+LONGEST_LINE_NUMBER = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,11 @@ class Code:
     def line(self, where: str) -> Place | None:
         """``FILE:LINE`` itself."""
         path, _, number = where.rpartition(":")
-        return Place(path, int(number)) if number.isdecimal() and self._inside(path) else None
+        return (
+            Place(path, int(number))
+            if number.isdecimal() and len(number) < LONGEST_LINE_NUMBER and self._inside(path)
+            else None
+        )
 
     def file(self, path: str) -> Place | None:
         """A whole file."""
@@ -63,7 +68,7 @@ class Code:
         try:
             file = (self.root / pure).resolve()
             return file if file.is_relative_to(self.root.resolve()) and file.is_file() else None
-        except OSError:
+        except (OSError, ValueError):  # or no name of a file at all
             return None
 
 

@@ -23,6 +23,7 @@ from enum import StrEnum
 from mmuspec.report.changes import tiers_of
 from mmuspec.report.families import Family, Sighting, Trial, families, sightings, trials
 from mmuspec.report.history import Step
+from mmuspec.report.pictures import Picture
 from mmuspec.report.recorded import Scene, is_recording, scenes
 from mmuspec.results import Death, Evidence, Proof, StatementResult, Test
 from mmuspec.spec import Mmu, Since, SpecItem, SpecStatement, Verdict
@@ -82,6 +83,7 @@ class Dossier:
     digest: str = ""
     history: tuple[Step, ...] = ()
     drift: Drift | None = None
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -161,6 +163,7 @@ def dossier(
     history: tuple[Step, ...] = (),
     *,
     reworded: bool = False,
+    pictures: tuple[Picture, ...] = (),
 ) -> Dossier:
     """Put together what the spec says, what the run has `shown`, and the `text`; None is nothing known.
 
@@ -194,6 +197,7 @@ def dossier(
         digest=statement.digest,
         history=history,
         drift=Drift.REWORDED if reworded else Drift.UNTESTED_WORDS if outrun else None,
+        pictures=pictures,
     )
 
 

@@ -1,7 +1,8 @@
 """The report as one HTML page that needs nothing else: no network, no other file.
 
 Every value is escaped where it lands and has its hidden characters made visible. The page's policy allows
-its own style and script by their digests and nothing else, whatever a document smuggles in.
+its own style and script by their digests, images that are in the page itself, and nothing else, whatever a
+document smuggles in; a drawing shown as an image runs no script.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ TEMPLATES = files("mmuspec.report") / "templates"
 
 def page(report: Report, links: Links | None = None) -> str:
     """The whole page. Without `links` the names of tests lead nowhere."""
-    style, script = _part("report.css"), _part("report.js")
+    style = _part("report.css") + _part("pictures.css")
+    script = _part("report.js") + _part("pictures.js")
     return (
         _environment()
         .get_template("report.html.j2")
@@ -43,7 +45,7 @@ def page(report: Report, links: Links | None = None) -> str:
             source=_Source(report, links),
             style=Markup(style),  # noqa: S704 (ours)
             script=Markup(script),  # noqa: S704 (ours)
-            policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}",
+            policy=f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:",
         )
     )
 

@@ -1,4 +1,4 @@
-"""The report on disk: a page to read, a text for a pull request, data for programs."""
+"""The report on disk: a page to read, texts for a pull request and for mail, data for programs and viewers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 from mmuspec import folder
-from mmuspec.report import html, markdown
+from mmuspec.report import html, lcov, mail, markdown
 from mmuspec.report.badge import badge
 from mmuspec.report.build import Report
 from mmuspec.report.links import Links
 from mmuspec.results import as_json
 
 PAGE, SUMMARY, DATA = "index.html", "report.md", "report.json"
+MAIL, COVERAGE = "report.txt", "lcov.info"
 BADGE, ENDPOINT = "badge.svg", "badge.json"
 
 
@@ -26,6 +27,8 @@ def write(report: Report, out: Path, links: Links | None = None) -> Path:
         {
             PAGE: html.page(report, links),
             SUMMARY: markdown.summary(report),
+            MAIL: mail.text(report),
+            COVERAGE: lcov.tracefile(report),
             DATA: json.dumps(as_json(report.results), indent=1) + "\n",
             BADGE: badge(report).svg,
             ENDPOINT: badge(report).endpoint,

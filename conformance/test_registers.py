@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from conformance.scenes import MIB, TABLES, guest, page_tables
 from mmu_model.hardware import (
     CR0_PE,
     CR0_PG,
@@ -33,6 +34,8 @@ from mmu_model.hardware import (
 from mmu_model.hardware.control import Change, mov_cr0, mov_cr3, mov_cr4, wrmsr_efer
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.hardware.tlb import Selection
+from mmu_model.machine import Cpu
+from mmu_model.snapshot import MmuKind
 
 PAGING = CR0_PE | CR0_PG
 CD, NW = 1 << 30, 1 << 29
@@ -222,3 +225,38 @@ def test_tables_are_remembered_until_an_address_is_forgotten() -> None:
         cpu.translate(third, read)
     memory.write(upper, entry)
     assert cpu.translate(third, read) == third
+
+
+def mode_of(cpu: Cpu) -> Mode:
+    """The paging mode that the guest runs in."""
+    return cpu.vcpu.registers.mode
+
+
+def test_a_guest_enters_long_mode_and_leaves_it(kernel: str, mmu: MmuKind) -> None:
+    """CR4.PAE, EFER.LME, CR3, CR0.PG: on each step it finds its memory, by physical or linear addresses."""
+    scene = guest(kernel, mmu)
+    there, page = 0x1234_5000, 8 * MIB
+    tables = page_tables(scene.vm, Mode.FOUR_LEVEL, TABLES, [])
+    tables.map(there, page)
+    cpu = scene.cpu
+    cpu.write(page, 7)
+
+    cpu.mov_cr4(CR4_PAE)
+    assert cpu.read(page) == 7
+    cpu.wrmsr_efer(EFER_LME | EFER_NXE)
+    assert cpu.read(page) == 7
+    assert mode_of(cpu) is Mode.OFF
+    cpu.mov_cr3(tables.root)
+    cpu.mov_cr0(PAGING | CR0_WP)
+    assert mode_of(cpu) is Mode.FOUR_LEVEL
+    assert cpu.read(there) == 7
+    cpu.write(there, 8)
+    with pytest.raises(GeneralProtection):
+        cpu.mov_cr4(CR4_PAE | CR4_LA57)
+    with pytest.raises(GeneralProtection):
+        cpu.wrmsr_efer(0)
+
+    cpu.mov_cr0(CR0_PE)
+    assert cpu.vcpu.registers.efer == EFER_LME | EFER_NXE
+    assert cpu.read(page) == 8
+    assert mode_of(cpu) is Mode.OFF

@@ -3,16 +3,16 @@ what it finds afterwards is what its tables say."""
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from conformance.live import PREDICATES
 from conformance.scenes import MIB, PAGE, PAGING, TABLES, Scene, guest, page_tables, paging_registers
-from mmu_model.hardware import CR4_PCIDE, CR4_PGE, Mode, PageFault
+from mmu_model.hardware import CR4_PCIDE, CR4_PGE, GeneralProtection, Mode, PageFault
 from mmu_model.hardware.control import CR3_NO_FLUSH
 from mmu_model.hardware.tables import PageTables
-from mmu_model.machine import Cpu
+from mmu_model.machine import Cpu, TripleFault
 from mmu_model.snapshot import MmuKind
 
 SPACES = 5
@@ -23,7 +23,9 @@ OWN = (0x8000_0000, 0x8000_1000, 0x8000_2000)
 """Addresses whose table is of the space's own."""
 COMMON = (0x8040_0000, 0x8040_3000)
 """Addresses whose last table all spaces share."""
-FRAMES = tuple(8 * MIB + n * PAGE for n in range(4))
+DEVICE = 1 << 30
+"""Where there is no memory, but the process, which keeps what is written there."""
+FRAMES = (*(8 * MIB + n * PAGE for n in range(4)), DEVICE)
 TABLE_FRAMES = 64
 P, W, U, A, D = 1, 2, 4, 1 << 5, 1 << 6
 
@@ -211,3 +213,42 @@ def test_tables_mean_what_they_say_after_the_least_flush(
         if number % 30 == 0:
             snapshot = program.scene.vm.snapshot(step)
             assert [f"{step}: {what}" for each in PREDICATES for what in each.check(snapshot)] == []
+
+
+NOWHERE = 3 << 30
+"""Where there is neither memory nor anything mapped by the guest."""
+HERE = 0x1234_5000
+
+
+@pytest.mark.parametrize("level", [2, 3, 4])
+def test_a_table_that_is_nowhere_maps_nothing(kernel: str, level: int) -> None:
+    """Shadow paging: the guest's entry of that level leads to a table where it has no memory."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={HERE: 8 * MIB})
+    assert scene.tables is not None
+    where = scene.tables.entry_address(HERE, level)
+    scene.vm.memory.write(where, NOWHERE | P | W | U | A)
+    scene.cpu.set_registers(scene.cpu.vcpu.registers)
+
+    with pytest.raises(PageFault) as fault:
+        scene.cpu.write(HERE, 1)
+
+    assert (fault.value.error_code, fault.value.cr2) == (W, HERE)
+
+
+@pytest.mark.parametrize("address", [1 << 47, (1 << 63) + HERE])
+def test_an_address_that_is_not_canonical_is_refused(kernel: str, mmu: MmuKind, address: int) -> None:
+    """By the processor, whatever KVM has made."""
+    scene = guest(kernel, mmu, "4-level", mapped={HERE: 8 * MIB})
+    assert scene.cpu.read(HERE) == 0
+
+    with pytest.raises(GeneralProtection):
+        scene.cpu.read(address)
+
+
+def test_a_root_that_is_nowhere(kernel: str) -> None:
+    """Shadow paging with CR3 where there is no memory: 6.1 gives the guest up, 6.12 lets it find nothing."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={HERE: 8 * MIB})
+    scene.cpu.set_registers(replace(scene.cpu.vcpu.registers, cr3=NOWHERE))
+
+    with pytest.raises(TripleFault if kernel == "6.1" else PageFault):
+        scene.cpu.read(HERE)

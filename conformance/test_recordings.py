@@ -17,6 +17,7 @@ from mmu_model.snapshot import (
     RecordingError,
     Snapshot,
     Spte,
+    differences,
     read_recording,
     write_recording,
 )
@@ -114,3 +115,25 @@ def test_a_recording_is_written_as_it_was_read(case: Case, tmp_path: Path) -> No
     there.write_text(text.replace('"mmu_valid_gen": ', '"mmu_valid_gen": 1'))
     with pytest.raises(RecordingError, match="digest"):
         read_recording(there)
+
+
+def test_the_comparison_says_what_differs() -> None:
+    """Page, index and both entries, in words."""
+    recorded = read_recording(Case("host-drop", "6.12", "shadow").path)
+    last = recorded.snapshots[-1]
+    page = last.pages[-1]
+    title = f"page {page.id} (gfn {page.gfn:#x}, {page.role})"
+    one_less = replace(last, pages=last.pages[:-1])
+    another = replace(last, pages=(*last.pages[:-1], replace(page, root_count=10)))
+    emptier = replace(last, pages=(*last.pages[:-1], replace(page, entries=page.entries[1:])))
+
+    assert differences(last, last) == []
+    assert differences(last, one_less) == [f"{title}: only in the first"]
+    assert differences(one_less, last) == [f"{title}: only in the second"]
+    assert differences(last, another) == [f"{title} root_count: {page.root_count} / 0xa"]
+    (line,) = differences(last, emptier)
+    assert line.startswith(f"{title} spt[{page.entries[0].index}]: 0x")
+    assert line.endswith(" / empty")
+    later = replace(last, mmu_valid_gen=(last.mmu_valid_gen or 0) + 1)
+    (line,) = differences(last, later)
+    assert line == f"mmu_valid_gen: {last.mmu_valid_gen} / {later.mmu_valid_gen}"

@@ -100,7 +100,6 @@ class _Tracer:
         begin = time.process_time()
         result = yield
         self.seconds[item.nodeid] = time.process_time() - begin
-        self.tracer.switch_context("")
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

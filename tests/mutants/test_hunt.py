@@ -56,6 +56,15 @@ def test_count_down():
 """
 
 
+CONFTEST = """\
+from pathlib import Path
+
+
+def pytest_sessionfinish():
+    Path("report").touch()
+"""
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     (tmp_path / "tiny").mkdir()
@@ -64,6 +73,7 @@ def tiny(tmp_path: Path) -> Path:
     (tmp_path / "tiny" / "__init__.py").write_text("", encoding="utf-8")
     (tmp_path / "tiny" / "it.py").write_text(PACKAGE, encoding="utf-8")
     (tmp_path / "checks" / "test_it.py").write_text(CHECKS, encoding="utf-8")
+    (tmp_path / "checks" / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     return tmp_path
 
 
@@ -98,6 +108,7 @@ def test_killed_and_surviving_mutants_are_told_apart(tiny: Path) -> None:
     assert f"all: {killed / len(results):.1%} ({killed} of {len(results)};" in done.stdout
     assert (tiny / "tiny" / "it.py").read_text(encoding="utf-8") == PACKAGE
     assert not list(tiny.rglob("tiny/__pycache__"))
+    assert not (tiny / "report").exists(), "tests on a wrong model are no report"
 
 
 def test_what_was_judged_is_not_judged_again(tiny: Path) -> None:

@@ -5,6 +5,7 @@ it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 from mmu_model.exits import VmExit, exit_of
@@ -24,22 +25,34 @@ from mmu_model.kernels import kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug, KvmError
-from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.fault import RET_PF_EMULATE
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
+from mmu_model.kvm.memory_region import (
+    add_memory_region,
+    address_space,
+    check_region,
+    delete_memory_region,
+)
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.process import Process
 from mmu_model.kvm.registers import kvm_set_cr3, kvm_set_register, load_registers
+from mmu_model.kvm.requests import check_request
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.shrinker import mmu_shrinker
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Hva
+from mmu_model.kvm.vcpu import (
+    KVM_REQ_LOAD_MMU_PGD,
+    KVM_REQ_TLB_FLUSH,
+    KVM_REQ_TLB_FLUSH_CURRENT,
+    KVM_REQ_TRIPLE_FAULT,
+    KvmVcpu,
+)
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
     vmx_flush_pml_buffer,
@@ -56,7 +69,7 @@ MAX_EXITS: Final = 100
 CR0_EM_TS: Final = 3 << 2
 """CR0.EM and CR0.TS, which mean nothing for memory."""
 
-FLUSHES: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_CURRENT}
+FLUSHES: Final = KVM_REQ_TLB_FLUSH | KVM_REQ_TLB_FLUSH_CURRENT
 
 
 class TripleFault(Exception):
@@ -150,8 +163,10 @@ class VirtualMachine:
         `as_id` 1 is the memory of SMM. Other parameters as of :meth:`Process.mmap` and
         :func:`~mmu_model.kvm.memory_region.add_memory_region`, which raises the errors.
         """
+        slots = address_space(self.kvm, as_id)
+        slot_id = next(number for number in count() if slots.by_id(number) is None)
+        check_region(self.kvm, slots, slot_id, gpa, size, Hva(0), flags)
         hva = self.process.mmap(size >> PAGE_SHIFT, level, writable=writable, offset=offset)
-        slot_id = sum(1 for _ in self.kvm.memslots[as_id])
         return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags, as_id=as_id)
 
     def remove_memory(self, slot: KvmMemorySlot) -> None:
@@ -248,7 +263,7 @@ class Cpu(Hypervisor):
             if fault is None:
                 continue
             emulation = EmulationType()
-            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RetPf.EMULATE:
+            if kvm_mmu_page_fault(self.vcpu, *fault, emulation) is RET_PF_EMULATE:
                 result = self._emulate(instruction, emulation)
                 if result is not None:
                     return result
@@ -265,14 +280,13 @@ class Cpu(Hypervisor):
         Requests to the MMU are served already; raises TripleFault if the guest cannot go on.
         """
         vcpu = self.vcpu
-        if Request.TRIPLE_FAULT in vcpu.requests:
+        if vcpu.requests & KVM_REQ_TRIPLE_FAULT:
             raise TripleFault("CR3 points at no memory")
-        if Request.LOAD_MMU_PGD in vcpu.requests:
-            vcpu.requests -= FLUSHES
+        if check_request(vcpu, KVM_REQ_LOAD_MMU_PGD):
+            vcpu.requests &= ~FLUSHES
             self._processor = load_processor(vcpu)
-            vcpu.requests.discard(Request.LOAD_MMU_PGD)
-        elif FLUSHES & vcpu.requests:
-            vcpu.requests -= FLUSHES
+        elif vcpu.requests & FLUSHES:
+            vcpu.requests &= ~FLUSHES
             flush = self._processor.invept if vcpu.kvm.parameters.ept_enabled else self._processor.flush_asid
             flush()
 

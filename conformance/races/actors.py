@@ -9,7 +9,15 @@ from mmu_model.kvm import zap_all
 from mmu_model.kvm.dirty_log import get_dirty_log
 from mmu_model.kvm.emulate import Instruction
 from mmu_model.kvm.enter_guest import vcpu_enter_guest
-from mmu_model.kvm.fault import PFERR_PRESENT_MASK, PFERR_USER_MASK, PFERR_WRITE_MASK, KvmPageFault, RetPf
+from mmu_model.kvm.fault import (
+    PFERR_PRESENT_MASK,
+    PFERR_USER_MASK,
+    PFERR_WRITE_MASK,
+    RET_PF_EMULATE,
+    RET_PF_RETRY,
+    KvmPageFault,
+    RetPf,
+)
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.notifier import invalidate_range_end, invalidate_range_start
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
@@ -37,7 +45,7 @@ def faults(vcpu: KvmVcpu, gpa: int, error_code: int = READ, max_level: int | Non
             fault.slot = vcpu.memslots.find(fault.gfn)
             fault.max_level = max_level or fault.max_level
             result = yield from kvm_tdp_mmu_page_fault(vcpu, fault)
-        if result is not RetPf.RETRY:
+        if result is not RET_PF_RETRY:
             return result
         yield Spin("the fault")
 
@@ -49,7 +57,7 @@ def any_fault(vcpu: KvmVcpu, address: int, error_code: int = READ) -> Steps[RetP
             yield from serve_requests(vcpu)
             yield from vcpu.kvm.mmu_lock.write.wait()
             result = kvm_mmu_page_fault(vcpu, address, error_code)
-        if result is not RetPf.RETRY:
+        if result is not RET_PF_RETRY:
             return result
         yield Spin("the fault")
 
@@ -72,7 +80,7 @@ def accesses(cpu: Cpu, what: Instruction) -> Steps[int | None]:
             leave_guest_mode(vcpu)
         if fault:
             handle = faults if vcpu.mmu is vcpu.root_mmu else any_fault
-            if (yield from handle(vcpu, *fault)) is RetPf.EMULATE:
+            if (yield from handle(vcpu, *fault)) is RET_PF_EMULATE:
                 return None
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware import CR0_PG, CR4_PAE, EFER_LMA, PAGE_SHIFT, NestedPaging, Registers
-from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.fault import RET_PF_EMULATE
 from mmuspec.violations import violates
 
 PROGRAMS = "translation/primary-job/programs-the-processor"
@@ -20,7 +20,7 @@ DIRECT = "translation/direct-or-shadow/direct-when-they-match"
 @violates(PROGRAMS, "events/driven-by-events/guest-and-host")
 def kvm_carries_out_every_access(model: BrokenModel) -> None:
     """No fault leads to an spte: the guest is emulated."""
-    model.replace("kvm.page_fault._do_page_fault", lambda *fault: RetPf.EMULATE)
+    model.replace("kvm.page_fault._do_page_fault", lambda *fault: RET_PF_EMULATE)
 
 
 @violates(PROGRAMS, ENCODE, "acronyms/spte/meaning")

@@ -24,7 +24,7 @@ NEIGHBOURS = 8
 FAULTS, ROUNDS = 4_000, 5
 SNAPSHOT_PAGES = 10_000
 FEW_PAGES, MANY_PAGES = 1_000, 100_000
-UNMAPS = {1: 500, 100: 50, 10_000: 3}
+UNMAPS = {1: 500, 100: 50, 10_000: 10}
 """How often a frame with so many sptes is unmapped: the less there is to do, the more chance has a say."""
 
 

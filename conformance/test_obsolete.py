@@ -10,7 +10,7 @@ from conformance.scenes import GIB, MIB, Scene, guest
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.locks import Hold
 from mmu_model.kvm.task import Task, running
-from mmu_model.kvm.vcpu import Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, Request
 from mmu_model.machine import Cpu
 from mmu_model.snapshot import MmuKind
 
@@ -96,7 +96,7 @@ def test_a_fault_waits_while_everything_is_made_obsolete(
 
     def told_while_one_faults(request: Request) -> None:
         tell(request)
-        if request is not Request.MMU_FREE_OBSOLETE_ROOTS:
+        if request != KVM_REQ_MMU_FREE_OBSOLETE_ROOTS:
             return
         with running(Task("the other vCPU")):
             meanwhile.append(reads(other, 0x9000))

@@ -10,7 +10,7 @@ from mmu_model.kernels import KERNELS
 from mmu_model.kvm.page import sp_has_gptes
 from mmu_model.kvm.requests import flush_remote_tlbs
 from mmu_model.kvm.task import Steps
-from mmu_model.kvm.vcpu import Request, VcpuMode
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, VcpuMode
 from mmu_model.schedule import Race
 from mmu_model.shadow.unsync import unsync_page
 from mmu_model.tdp.root import new_root
@@ -165,7 +165,7 @@ def vcpus_are_told_too_early(model: BrokenModel) -> None:
 
     def change(original: Any) -> Any:
         def wrong(kvm: Any) -> Any:
-            kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
+            kvm.make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)
             yield "has made the request"
             tell, kvm.make_all_cpus_request = kvm.make_all_cpus_request, lambda request: None
             try:
@@ -330,6 +330,8 @@ WRONG = (
     Wrong(races.flush_against_entry, requests_are_looked_for_too_early, "not its own any more"),
     Wrong(races.flush_against_entry, nobody_waits_for_who_was_kicked, "not its own any more"),
     Wrong(races.flush_against_entry, vcpus_that_run_are_not_kicked, "not its own any more"),
+    Wrong(races.freed_memory_against_guest, nobody_waits_for_who_was_kicked, "not its own any more"),
+    Wrong(races.freed_memory_against_guest, vcpus_that_run_are_not_kicked, "not its own any more"),
     Wrong(races.clearing_w_against_write, tlbs_are_not_flushed, "the log does not know"),
     Wrong(races.clearing_w_against_write, the_bitmap_is_cleared_last, "the log does not know"),
     Wrong(races.clearing_d_against_write, tlbs_are_not_flushed, "the log does not know"),

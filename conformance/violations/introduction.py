@@ -4,6 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel, nothing
 from mmu_model.hardware import Kind, access
+from mmu_model.kvm.process import HostMapping
 from mmu_model.kvm.role import ACC_EXEC_MASK, ACC_USER_MASK
 from mmuspec.violations import violates
 
@@ -168,7 +169,7 @@ def what_is_shared_is_mapped_writable(model: BrokenModel) -> None:
     def change(original: Any) -> Any:
         def wrong(process: Any, hva: int, *, write: bool) -> Any:
             mapping = original(process, hva, write=False)
-            return mapping and mapping._replace(writable=True)
+            return mapping and HostMapping(mapping.pfn, mapping.level, writable=True)
 
         return wrong
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel, nothing
 from mmu_model.hardware import PAGE_SIZE
-from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.fault import RET_PF_CONTINUE
 from mmuspec.violations import violates
 
 IN_PROCESS = "memory/guest-memory/in-the-process"
@@ -40,7 +40,7 @@ def kvm_fills_gaps_of_the_process(model: BrokenModel) -> None:
                 return original(vcpu, fault, access)
             except LookupError:
                 fault.pfn, fault.map_writable = KERNEL_FRAMES, True
-                return RetPf.CONTINUE
+                return RET_PF_CONTINUE
 
         return wrong
 
@@ -74,7 +74,7 @@ def an_alias_is_a_copy(model: BrokenModel) -> None:
 @violates(ALIASES)
 def memslots_may_overlap(model: BrokenModel) -> None:
     """A guest frame may be in two slots, and so at two addresses of the process."""
-    model.replace("kvm.memory_region._check", lambda *arguments: None)
+    model.replace("kvm.memory_region.check_region", lambda *arguments: None)
 
 
 @violates("memory/backing/paged-at-any-time", "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")

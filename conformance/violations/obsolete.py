@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.broken import BrokenModel
-from mmu_model.kvm.vcpu import Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
 from mmuspec.violations import violates
 
 
@@ -35,7 +35,7 @@ def vcpus_are_told_without_the_lock(model: BrokenModel) -> None:
             kvm.mmu_valid_gen = 1 - kvm.mmu_valid_gen
             if kvm.parameters.tdp_mmu_enabled:
                 kvm.tdp.kvm_tdp_mmu_invalidate_all_roots(kvm)
-        kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
+        kvm.make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)
         with kvm.mmu_lock.write:
             yield from kvm.shadow.kvm_zap_obsolete_pages(kvm)
         if kvm.parameters.tdp_mmu_enabled:

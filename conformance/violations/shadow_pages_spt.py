@@ -111,8 +111,8 @@ def nonleaf_sptes_point_at_copies(model: BrokenModel) -> None:
         return pa(twin)
 
     def remember(original: Any) -> Any:
-        def wrong(host: Any, *arguments: Any) -> None:
-            original(host, *arguments)
+        def wrong(host: Any, *arguments: Any, **features: Any) -> None:
+            original(host, *arguments, **features)
             hosts.append(host)
 
         return wrong

@@ -3,7 +3,7 @@
 from typing import Any
 
 from conformance.broken import BrokenModel
-from mmu_model.kvm.vcpu import Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
 from mmuspec.violations import violates
 
 
@@ -69,7 +69,7 @@ def tdp_roots_are_zapped_under_the_write_lock(model: BrokenModel) -> None:
             kvm.mmu_valid_gen = 1 - kvm.mmu_valid_gen
             if kvm.parameters.tdp_mmu_enabled:
                 kvm.tdp.kvm_tdp_mmu_invalidate_all_roots(kvm)
-            kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
+            kvm.make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)
             yield from kvm.shadow.kvm_zap_obsolete_pages(kvm)
             for root in kvm.tdp_mmu_roots:
                 for index in range(512):

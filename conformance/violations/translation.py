@@ -4,7 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware import CR0_PG, CR4_PAE, EFER_LMA, PAGE_SHIFT, NestedPaging, Registers
-from mmu_model.kvm.fault import RetPf
+from mmu_model.kvm.fault import RET_PF_EMULATE
 from mmuspec.violations import violates
 
 PROGRAMS = "translation/primary-job/programs-the-processor"
@@ -20,14 +20,14 @@ DIRECT = "translation/direct-or-shadow/direct-when-they-match"
 @violates(PROGRAMS, "events/driven-by-events/guest-and-host")
 def kvm_carries_out_every_access(model: BrokenModel) -> None:
     """No fault leads to an spte: the guest is emulated."""
-    model.replace("kvm.page_fault._do_page_fault", lambda *fault: RetPf.EMULATE)
+    model.replace("kvm.page_fault._do_page_fault", lambda *fault: RET_PF_EMULATE)
 
 
 @violates(PROGRAMS, ENCODE, "acronyms/spte/meaning")
 def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     """Without nested paging CR3 is loaded with what the guest loaded it with."""
     model.wrap(
-        "machine.shadow_paging_registers", lambda original: lambda guest, root: original(guest, guest.cr3)
+        "guest_entry.shadow_paging_registers", lambda original: lambda guest, root: original(guest, guest.cr3)
     )
 
 
@@ -108,14 +108,14 @@ def nested_guests_get_the_tables_of_their_hypervisor(model: BrokenModel) -> None
     """The processor is to walk what the guest hypervisor made, as if that held host-physical addresses."""
 
     def change(original: Any) -> Any:
-        def wrong(cpu: Any) -> Any:
-            if cpu.vcpu.guest_mode:
-                return NestedPaging(cpu.vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
-            return original(cpu)
+        def wrong(vcpu: Any) -> Any:
+            if vcpu.guest_mode:
+                return NestedPaging(vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
+            return original(vcpu)
 
         return wrong
 
-    model.wrap("machine.Cpu._second_dimension", change)
+    model.wrap("guest_entry.second_dimension", change)
 
 
 @violates(DIRECT)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final
 
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fault import RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS, KvmPageFault, RetPf
 from mmu_model.kvm.guest_memory import mark_page_dirty
 from mmu_model.kvm.page import sptep_to_sp
 from mmu_model.kvm.spte import (
@@ -35,6 +35,8 @@ def fast_page_fault(
 ) -> Steps[RetPf]:
     """FIXED or SPURIOUS if that was all; INVALID if the fault has to be handled under the lock.
 
+    The caller has asked :func:`page_fault_can_be_fast` whether to try: few faults are worth it.
+
     Parameters
     ----------
     vcpu, fault :
@@ -45,8 +47,6 @@ def fast_page_fault(
         The walk through them.
 
     """
-    if not page_fault_can_be_fast(vcpu, fault):
-        return RetPf.INVALID
     result: RetPf | None = None
     with reading:
         for _ in range(1 + RETRIES):
@@ -57,8 +57,8 @@ def fast_page_fault(
             result = yield from _try_once(vcpu, fault, *found)
             if result is not None:
                 break
-    result = result or RetPf.INVALID
-    if result is not RetPf.INVALID:
+    result = result or RET_PF_INVALID
+    if result is not RET_PF_INVALID:
         vcpu.stat["pf_fast"] += 1
     return result
 
@@ -74,23 +74,23 @@ def _try_once(vcpu: KvmVcpu, fault: KvmPageFault, sptep: Sptep, spte: int) -> St
     """What the fault comes to; None if the spte was changed meanwhile."""
     kvm = vcpu.kvm
     if not is_shadow_present_pte(spte):
-        return RetPf.INVALID
+        return RET_PF_INVALID
     level = sptep_to_sp(kvm.host, sptep).role.level
     if not is_last_spte(spte, level):
-        return RetPf.INVALID
+        return RET_PF_INVALID
     if is_access_allowed(vcpu, fault, spte):
-        return RetPf.SPURIOUS
+        return RET_PF_SPURIOUS
     new_spte = spte
     if not kvm.masks.accessed and kvm.masks.is_access_track(spte):
         new_spte = kvm.masks.restore_acc_track(spte)
     if fault.write and kvm.masks.is_mmu_writable(spte):
         new_spte |= PT_WRITABLE_MASK
         if level > PG_LEVEL_4K and fault.slot is not None and fault.slot.dirty_bitmap is not None:
-            return RetPf.INVALID  # only one frame of the large page would be noted as dirty
+            return RET_PF_INVALID  # only one frame of the large page would be noted as dirty
     if new_spte == spte or not is_access_allowed(vcpu, fault, new_spte):
-        return RetPf.INVALID
+        return RET_PF_INVALID
     fixed = yield from fast_pf_fix_direct_spte(vcpu, fault, sptep, spte, new_spte)
-    return RetPf.FIXED if fixed else None
+    return RET_PF_FIXED if fixed else None
 
 
 def is_access_allowed(vcpu: KvmVcpu, fault: KvmPageFault, spte: int) -> bool:

@@ -38,6 +38,15 @@ class RetPf(Enum):
         """The counter of vCPUs that has it."""
 
 
+RET_PF_CONTINUE: Final = RetPf.CONTINUE  # by these names, since before Python 3.12 a member costs a call
+RET_PF_RETRY: Final = RetPf.RETRY
+RET_PF_EMULATE: Final = RetPf.EMULATE
+RET_PF_WRITE_PROTECTED: Final = RetPf.WRITE_PROTECTED
+RET_PF_INVALID: Final = RetPf.INVALID
+RET_PF_FIXED: Final = RetPf.FIXED
+RET_PF_SPURIOUS: Final = RetPf.SPURIOUS
+
+
 class KvmPageFault:
     """One fault, filled in as it is handled.
 
@@ -96,11 +105,11 @@ class KvmPageFault:
         self.error_code = error_code
         self.prefetch = prefetch
         self.is_tdp = is_tdp
-        self.exec = bool(error_code & PFERR_FETCH_MASK)
-        self.write = bool(error_code & PFERR_WRITE_MASK)
-        self.present = bool(error_code & PFERR_PRESENT_MASK)
-        self.rsvd = bool(error_code & PFERR_RSVD_MASK)
-        self.user = bool(error_code & PFERR_USER_MASK)
+        self.exec = error_code & PFERR_FETCH_MASK != 0
+        self.write = error_code & PFERR_WRITE_MASK != 0
+        self.present = error_code & PFERR_PRESENT_MASK != 0
+        self.rsvd = error_code & PFERR_RSVD_MASK != 0
+        self.user = error_code & PFERR_USER_MASK != 0
         self.nx_huge_page_workaround_enabled = nx_huge_pages
         self.huge_page_disallowed = False
         self.max_level = KVM_MAX_HUGEPAGE_LEVEL

@@ -1,12 +1,12 @@
 """From a guest frame to a host frame (mmu.c: kvm_faultin_pfn), and whether the answer still holds."""
 
 from mmu_model.hardware.types import PAGE_SHIFT
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fault import RET_PF_CONTINUE, RET_PF_EMULATE, RET_PF_RETRY, KvmPageFault, RetPf
 from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID
 from mmu_model.kvm.mmio import vcpu_cache_mmio_info
 from mmu_model.kvm.page import root_to_sp
 from mmu_model.kvm.task import Steps, finish, might_sleep
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, KvmVcpu
 from mmu_model.kvm.vm import Kvm
 
 
@@ -32,17 +32,17 @@ def faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Steps[RetPf]
     if slot is None:
         return _handle_noslot_fault(vcpu, fault, access)
     if slot.flags & KVM_MEMSLOT_INVALID:
-        return RetPf.RETRY
+        return RET_PF_RETRY
     might_sleep("for the host to find a page")
     mapping = vcpu.kvm.process.fault_in(slot.hva(fault.gfn), write=fault.write)
     if mapping is None:
         raise LookupError(f"the process has nothing mapped for gfn {fault.gfn:#x}: KVM_RUN returns EFAULT")
     writable = mapping.writable and not slot.flags & KVM_MEM_READONLY
     if fault.write and not writable:
-        return RetPf.EMULATE
+        return RET_PF_EMULATE
     fault.pfn = mapping.pfn
     fault.map_writable = writable
-    return RetPf.CONTINUE
+    return RET_PF_CONTINUE
 
 
 def _handle_noslot_fault(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> RetPf:
@@ -53,7 +53,7 @@ def _handle_noslot_fault(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Ret
     fault.pfn = None
     fault.map_writable = False
     beyond = fault.gfn >= 1 << vcpu.kvm.host.memory.maxphyaddr - PAGE_SHIFT
-    return RetPf.EMULATE if beyond or not masks.mmio_value else RetPf.CONTINUE
+    return RET_PF_EMULATE if beyond or not masks.mmio_value else RET_PF_CONTINUE
 
 
 def is_page_fault_stale(vcpu: KvmVcpu, fault: KvmPageFault) -> bool:
@@ -61,7 +61,7 @@ def is_page_fault_stale(vcpu: KvmVcpu, fault: KvmPageFault) -> bool:
     sp = root_to_sp(vcpu.kvm.host, vcpu.mmu.root.hpa)
     if sp is not None and vcpu.kvm.is_obsolete(sp):
         return True
-    if sp is None and Request.MMU_FREE_OBSOLETE_ROOTS in vcpu.requests:
+    if sp is None and vcpu.requests & KVM_REQ_MMU_FREE_OBSOLETE_ROOTS:
         return True
     return fault.slot is not None and mmu_invalidate_retry_gfn(vcpu.kvm, fault.mmu_seq)
 

@@ -17,7 +17,7 @@ from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.registers import load_registers
 from mmu_model.kvm.roots import kvm_mmu_new_pgd
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_LOAD_MMU_PGD, KVM_REQ_MMU_SYNC, KVM_REQ_TLB_FLUSH_CURRENT, KvmVcpu
 
 
 def enter_nested(vcpu: KvmVcpu, registers: Registers, nested_cr3: int | None) -> None:
@@ -143,4 +143,4 @@ def load_cr3(vcpu: KvmVcpu, registers: Registers) -> None:
 
 def _transition_tlb_flush(vcpu: KvmVcpu) -> None:
     """KVM does not tell the TLBs of hypervisor and guest apart, so each way flushes and synchronizes."""
-    vcpu.requests |= {Request.MMU_SYNC, Request.TLB_FLUSH_CURRENT, Request.LOAD_MMU_PGD}
+    vcpu.requests |= KVM_REQ_MMU_SYNC | KVM_REQ_TLB_FLUSH_CURRENT | KVM_REQ_LOAD_MMU_PGD

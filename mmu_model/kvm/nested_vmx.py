@@ -26,7 +26,7 @@ from mmu_model.kvm.nested import entering_guest_mode, leave_guest_mode, load_cr3
 from mmu_model.kvm.page import root_to_sp
 from mmu_model.kvm.roots import kvm_mmu_free_roots, kvm_mmu_new_pgd
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_LOAD_MMU_PGD, KVM_REQ_TLB_FLUSH_GUEST, KvmVcpu
 
 EXECUTE_ONLY: Final = True
 """KVM offers what the processor has, and those that the model knows have it (nested_vmx_setup_secondary_ctls)."""
@@ -237,9 +237,9 @@ def _check_vmx_root_operation(vcpu: KvmVcpu, instruction: str) -> None:
 def _transition_tlb_flush(vcpu: KvmVcpu, vpid: int, *, is_vmenter: bool) -> None:
     """Translations of linear addresses without a VPID end with VM entry and VM exit; so do those of a VPID
     that was not the last, of which KVM keeps no record. Those of guest-physical addresses do not end."""
-    vcpu.requests.add(Request.LOAD_MMU_PGD)
+    vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
     if not vpid:
-        vcpu.requests.add(Request.TLB_FLUSH_GUEST)
+        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
     elif is_vmenter and vpid != vcpu.last_vpid:
         vcpu.last_vpid = vpid
-        vcpu.requests.add(Request.TLB_FLUSH_GUEST)
+        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST

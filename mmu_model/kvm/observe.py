@@ -1,5 +1,9 @@
 """Takes a snapshot: reads the VM's structures the way an observer of a real kernel does."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
@@ -35,6 +39,24 @@ from mmu_model.snapshot.state import Pfn as SnapshotPfn
 
 def snapshot(kvm: Kvm, name: str = "") -> Snapshot:
     """Everything that the MMUs have built, as plain data."""
+    with _no_search_for_garbage():
+        return _snapshot(kvm, name)
+
+
+@contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """Python looks through all that is new again and again as it grows: for a snapshot, whose parts are many, stay
+    and never form a cycle, that is a third of the time."""
+    searched = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searched:
+            gc.enable()
+
+
+def _snapshot(kvm: Kvm, name: str) -> Snapshot:
     listed = _all_pages(kvm)
     return Snapshot(
         name=name,
@@ -132,16 +154,18 @@ def _page(kvm: Kvm, sp: KvmMmuPage, listed: str) -> ShadowPage:
 
 def _entries(kvm: Kvm, sp: KvmMmuPage) -> tuple[Entry, ...]:
     words = kvm.host.memory.frame(Pfn(sp.hpa >> PAGE_SHIFT))
-    used = np.flatnonzero(words != np.uint64(kvm.kernel.shadow_nonpresent_value)).tolist()
+    used = np.flatnonzero(words != np.uint64(kvm.kernel.shadow_nonpresent_value))
     shadowed = sp.shadowed_translation
     return tuple(
-        Entry(index, Word(word), Word(shadowed[index]) if shadowed and is_shadow_present_pte(word) else None)
-        for index, word in ((index, int(words[index])) for index in used)
+        [
+            Entry(index, word, Word(shadowed[index]) if shadowed and is_shadow_present_pte(word) else None)
+            for index, word in zip(used.tolist(), words[used].tolist(), strict=True)
+        ]
     )
 
 
 def _places(kvm: Kvm, head: RmapHead) -> tuple[SpteAt, ...]:
-    return tuple(_place(kvm, sptep) for sptep in pte_list(kvm.host, head))
+    return tuple([_place(kvm, sptep) for sptep in pte_list(kvm.host, head)])
 
 
 def _place(kvm: Kvm, sptep: Sptep) -> SpteAt:
@@ -167,10 +191,12 @@ def _memslot(kvm: Kvm, slot: KvmMemorySlot) -> Memslot:
             (Gfn(gfn), count) for gfn, count in sorted(slot.gfn_write_track.items()) if count
         ),
         rmap=tuple(
-            ReverseMap(Gfn(_first_gfn(slot, level, index)), level, _places(kvm, head))
-            for level, heads in enumerate(slot.rmap, 1)
-            for index, head in sorted(heads.items())
-            if head.val
+            [
+                ReverseMap(Gfn(_first_gfn(slot, level, index)), level, _places(kvm, head))
+                for level, heads in enumerate(slot.rmap, 1)
+                for index, head in sorted(heads.items())
+                if head.val
+            ]
         ),
     )
 

@@ -10,6 +10,10 @@ from mmu_model.kvm.fault import (
     PFERR_RSVD_MASK,
     PFERR_USER_MASK,
     PFERR_WRITE_MASK,
+    RET_PF_EMULATE,
+    RET_PF_INVALID,
+    RET_PF_RETRY,
+    RET_PF_WRITE_PROTECTED,
     KvmPageFault,
     RetPf,
 )
@@ -38,19 +42,19 @@ def kvm_mmu_page_fault(
     """
     emulation = emulation or EmulationType()
     emulation.address, emulation.user = address, bool(error_code & PFERR_USER_MASK)
-    result = RetPf.INVALID
+    result = RET_PF_INVALID
     if error_code & PFERR_RSVD_MASK:
         result = handle_mmio_page_fault(vcpu, address)
-        if result is RetPf.EMULATE:
+        if result is RET_PF_EMULATE:
             return result
-    if result is RetPf.INVALID:
+    if result is RET_PF_INVALID:
         vcpu.stat["pf_taken"] += 1
         result = _do_page_fault(vcpu, address, error_code, emulation)
-        if result is RetPf.INVALID:
+        if result is RET_PF_INVALID:
             raise KvmBug(f"nobody handled the fault at {address:#x}")
-    if result is RetPf.WRITE_PROTECTED:
+    if result is RET_PF_WRITE_PROTECTED:
         result = _write_protect_fault(vcpu, error_code, emulation)
-    elif result is RetPf.EMULATE and not vcpu.kvm.kernel.retries_what_was_unprotected:
+    elif result is RET_PF_EMULATE and not vcpu.kvm.kernel.retries_what_was_unprotected:
         known = mmio_info_in_cache(vcpu, address, direct=bool(vcpu.mmu.root_role.direct))
         emulation.allow_retry_pf = not known and not vcpu.guest_mode
     vcpu.stat[result.stat] += 1
@@ -84,28 +88,28 @@ def _write_protect_fault(vcpu: KvmVcpu, error_code: int, emulation: EmulationTyp
     if not vcpu.kvm.kernel.retries_what_was_unprotected:
         if unshadows:
             unprotect(vcpu, emulation.address)
-            return RetPf.RETRY
+            return RET_PF_RETRY
     else:
         if was_retried(vcpu, emulation.address):
-            return RetPf.EMULATE
+            return RET_PF_EMULATE
         forget_retry(vcpu)
         if unshadows and unprotect_gfn_and_retry(vcpu, emulation, always=False):
-            return RetPf.RETRY
+            return RET_PF_RETRY
     emulation.allow_retry_pf = not vcpu.guest_mode
-    return RetPf.EMULATE
+    return RET_PF_EMULATE
 
 
 def handle_mmio_page_fault(vcpu: KvmVcpu, address: int) -> RetPf:
     """A reserved bit made the processor fault: an spte remembers, or remembered, that there is no memory."""
     direct = bool(vcpu.mmu.root_role.direct)
     if mmio_info_in_cache(vcpu, address, direct=direct):
-        return RetPf.EMULATE
+        return RET_PF_EMULATE
     with reading_shadow_page_tables(vcpu):
         found = finish(last_spte_lockless(vcpu, address))
     if found is None or not vcpu.kvm.masks.is_mmio(spte := found[1]):
-        return RetPf.RETRY
+        return RET_PF_RETRY
     if not check_mmio_spte(vcpu, spte):
-        return RetPf.INVALID
+        return RET_PF_INVALID
     access = spte & vcpu.kvm.masks.mmio_access
     vcpu_cache_mmio_info(vcpu, 0 if direct else address, get_mmio_spte_gfn(spte), access)
-    return RetPf.EMULATE
+    return RET_PF_EMULATE

@@ -84,6 +84,13 @@ class _Area:
         origin = None if self.origin is None else Pfn(self.origin + offset)
         return replace(self, start=page, npages=npages, pfn=pfn, origin=origin)
 
+<<<<<<< HEAD
+=======
+    def overlaps(self, page: int, npages: int) -> bool:
+        """Whether some of these pages are in it."""
+        return self.start < page + npages and page < self.start + self.npages
+
+>>>>>>> main
 
 def _shared(area: _Area, pfn: Pfn) -> _Area:
     """A page that others have as well."""
@@ -328,13 +335,13 @@ class Process:
             size = pages_per_hpage(level)
             first = page & -size
             within = area.start <= first and first + size <= area.start + area.npages
-            if within and not self._is_changed(area, first, first + size):
+            if within and not self._is_changed(area, first, size):
                 return level
         return PG_LEVEL_4K
 
-    def _is_changed(self, area: _Area, first: int, behind: int) -> bool:
+    def _is_changed(self, area: _Area, first: int, npages: int) -> bool:
         later = takewhile(lambda other: other is not area, reversed(self._areas))
-        return any(other.start < behind and first < other.start + other.npages for other in later)
+        return any(other.overlaps(first, npages) for other in later)
 
     def _change(self, hva: Hva, npages: int, change: Callable[[_Area], _Area]) -> None:
         """Change pages that were mapped together, or have been changed together before."""

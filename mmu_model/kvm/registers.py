@@ -27,10 +27,17 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.nested_memory import pdpte_memory
 from mmu_model.kvm.roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import (
+    KVM_REQ_LOAD_MMU_PGD,
+    KVM_REQ_MMU_SYNC,
+    KVM_REQ_TLB_FLUSH_CURRENT,
+    KVM_REQ_TLB_FLUSH_GUEST,
+    KvmVcpu,
+)
 
 KVM_MMU_CR0_ROLE_BITS: Final = CR0_PG | CR0_WP
 KVM_MMU_CR4_ROLE_BITS: Final = CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMEP | CR4_SMAP | CR4_PKE
@@ -58,7 +65,7 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
     vcpu.walk_mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
     if change.registers.cr3 != old.cr3 and not vcpu.is_nested_mmu:
         kvm_mmu_new_pgd(vcpu, change.registers.cr3)
-    vcpu.requests.add(Request.LOAD_MMU_PGD)
+    vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
     if not (old.cr4 & CR4_PCIDE and value & CR3_NO_FLUSH):
         kvm_invalidate_pcid(vcpu, change.registers.pcid)
 
@@ -69,11 +76,11 @@ def kvm_invalidate_pcid(vcpu: KvmVcpu, pcid: int) -> None:
     Under nested paging no root is for a PCID.
     """
     if vcpu.kvm.parameters.tdp_enabled:
-        vcpu.requests.add(Request.TLB_FLUSH_GUEST)
+        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
         return
     registers, mmu = vcpu.registers, vcpu.mmu
     if pcid == registers.pcid:
-        vcpu.requests |= {Request.MMU_SYNC, Request.TLB_FLUSH_CURRENT}
+        vcpu.requests |= KVM_REQ_MMU_SYNC | KVM_REQ_TLB_FLUSH_CURRENT
     if registers.cr4 & CR4_PCIDE:
         stale = [root for root in mmu.prev_roots if root.is_valid and root.pgd & CR3_PCID == pcid]
         finish(kvm_mmu_free_roots(vcpu.kvm, mmu, stale))
@@ -102,9 +109,9 @@ def kvm_set_register(vcpu: KvmVcpu, write: Callable[[Registers, int], Change], v
     if change.loads_pdptes or change.registers.mode is not old.mode:
         load_registers(vcpu, change.registers)
     vcpu.registers = new = change.registers
-    vcpu.requests.add(Request.LOAD_MMU_PGD)
+    vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
     if change.forgets is not None:
-        vcpu.requests.add(Request.TLB_FLUSH_GUEST)
+        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
     tdp = vcpu.kvm.parameters.tdp_enabled
     if tdp and new.cr0 ^ old.cr0 == CR0_WP:
         kvm_init_mmu(vcpu)
@@ -134,6 +141,8 @@ def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
         The hypervisor's EPT does not let its guest load PDPTEs from there.
 
     """
+    if registers.mode.is_long and not vcpu.kvm.host.x86_64:
+        raise KvmError("EFER.LMA is set: a 32-bit host runs no guest in long mode")
     vcpu.pdptes = _load_pdptrs(vcpu, registers)
     vcpu.registers = registers
 

@@ -10,12 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from mmu_model.kvm.task import Steps
-from mmu_model.kvm.vcpu import KvmVcpu, Request, VcpuMode
+from mmu_model.kvm.vcpu import (
+    KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
+    KVM_REQ_TLB_FLUSH,
+    KVM_REQ_TLB_FLUSH_GUEST,
+    KvmVcpu,
+    Request,
+    VcpuMode,
+)
 
 if TYPE_CHECKING:
     from mmu_model.kvm.vm import Kvm
 
-KVM_REQUEST_WAIT: Final = {Request.TLB_FLUSH, Request.TLB_FLUSH_GUEST, Request.MMU_FREE_OBSOLETE_ROOTS}
+KVM_REQUEST_WAIT: Final = KVM_REQ_TLB_FLUSH | KVM_REQ_TLB_FLUSH_GUEST | KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
 """Requests whose maker waits until no vCPU is in the guest, or in a walk, that has not seen them."""
 
 
@@ -37,9 +44,17 @@ class Kick:
 
 def make_request(vcpu: KvmVcpu, request: Request) -> None:
     """`kvm_make_vcpu_request`: the vCPU does this before it enters the guest again; kick it if need be."""
-    vcpu.requests.add(request)
-    if request_needs_ipi(vcpu, wait=request in KVM_REQUEST_WAIT):
+    vcpu.requests |= request
+    if request_needs_ipi(vcpu, wait=bool(request & KVM_REQUEST_WAIT)):
         vcpu.kicked = True
+
+
+def check_request(vcpu: KvmVcpu, request: Request) -> bool:
+    """`kvm_check_request`: whether it was made; from now on it was not."""
+    if not vcpu.requests & request:
+        return False
+    vcpu.requests &= ~request
+    return True
 
 
 def kvm_vcpu_kick(vcpu: KvmVcpu) -> None:
@@ -70,7 +85,7 @@ def wait_for_kicked(kvm: Kvm) -> Steps[None]:
 def flush_remote_tlbs(kvm: Kvm) -> Steps[None]:
     """`kvm_flush_remote_tlbs`: afterwards no vCPU uses a translation from before."""
     kvm.stat["remote_tlb_flush"] += 1
-    kvm.make_all_cpus_request(Request.TLB_FLUSH)
+    kvm.make_all_cpus_request(KVM_REQ_TLB_FLUSH)
     yield from wait_for_kicked(kvm)
 
 

@@ -5,10 +5,18 @@ from mmu_model.kvm.context import kvm_init_mmu
 from mmu_model.kvm.mmio import vcpu_clear_mmio_info
 from mmu_model.kvm.mmu import KvmMmu, RootInfo
 from mmu_model.kvm.page import is_tdp_mmu_page, root_to_sp
+from mmu_model.kvm.requests import check_request
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import INVALID_PAGE, Kva, Sptep
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import (
+    KVM_REQ_LOAD_MMU_PGD,
+    KVM_REQ_MMU_FREE_OBSOLETE_ROOTS,
+    KVM_REQ_MMU_SYNC,
+    KVM_REQ_TLB_FLUSH_CURRENT,
+    KVM_REQ_TLB_FLUSH_GUEST,
+    KvmVcpu,
+)
 from mmu_model.kvm.vm import Kvm
 
 
@@ -24,7 +32,7 @@ def kvm_mmu_load(vcpu: KvmVcpu) -> Steps[None]:
         else:
             shadow.mmu_alloc_shadow_roots(vcpu)
     yield from shadow.kvm_mmu_sync_roots(vcpu)
-    vcpu.requests.add(Request.LOAD_MMU_PGD)
+    vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
 
 
 def kvm_mmu_unload(vcpu: KvmVcpu) -> None:
@@ -62,7 +70,7 @@ def kvm_mmu_new_pgd(vcpu: KvmVcpu, new_pgd: int) -> None:
     mmu, role = vcpu.mmu, vcpu.mmu.root_role
     if not _fast_pgd_switch(vcpu.kvm, mmu, new_pgd, role):
         return
-    vcpu.requests.add(Request.LOAD_MMU_PGD)
+    vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
     vcpu_clear_mmio_info(vcpu)
     sp = root_to_sp(vcpu.kvm.host, mmu.root.hpa)
     if sp is not None and not role.direct:
@@ -137,16 +145,12 @@ def kvm_mmu_free_obsolete_roots(vcpu: KvmVcpu) -> Steps[None]:
 
 def serve_requests(vcpu: KvmVcpu) -> Steps[None]:
     """What vcpu_enter_guest does before it enters (x86.c), so that `vcpu.mmu.root` may be loaded."""
-    requests = vcpu.requests
-    if Request.MMU_FREE_OBSOLETE_ROOTS in requests:
-        requests.discard(Request.MMU_FREE_OBSOLETE_ROOTS)
+    if check_request(vcpu, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS):
         yield from kvm_mmu_free_obsolete_roots(vcpu)
-    if Request.TLB_FLUSH_GUEST in requests:
-        requests.discard(Request.TLB_FLUSH_GUEST)
-        requests.add(Request.TLB_FLUSH_CURRENT)
+    if check_request(vcpu, KVM_REQ_TLB_FLUSH_GUEST):
+        vcpu.requests |= KVM_REQ_TLB_FLUSH_CURRENT
         yield from _sync_for_guest_flush(vcpu)
-    if Request.MMU_SYNC in requests:
-        requests.discard(Request.MMU_SYNC)
+    if check_request(vcpu, KVM_REQ_MMU_SYNC):
         yield from vcpu.kvm.shadow.kvm_mmu_sync_roots(vcpu)
     if not vcpu.mmu.root.is_valid:
         yield from kvm_mmu_load(vcpu)

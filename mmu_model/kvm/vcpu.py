@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NewType
 
 from mmu_model.hardware.faults import Fault
 from mmu_model.hardware.linear import Pdptes
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from mmu_model.kvm.vm import Kvm
 
 
-class Request(Enum):
-    """KVM_REQ_*: what a vCPU has to do before it enters the guest again."""
+Request = NewType("Request", int)
+"""KVM_REQ_*: what a vCPU has to do before it enters the guest again, as the bit of `vcpu->requests` (kvm_host.h)."""
 
-    MMU_FREE_OBSOLETE_ROOTS = "free obsolete roots"
-    MMU_SYNC = "synchronize the roots"
-    LOAD_MMU_PGD = "load the root into the processor"
-    TRIPLE_FAULT = "shut the guest down"
-    TLB_FLUSH = "flush the whole TLB"
-    TLB_FLUSH_GUEST = "flush the TLB for the guest"
-    TLB_FLUSH_CURRENT = "flush the TLB of the current context"
+KVM_REQ_TLB_FLUSH: Final = Request(1 << 0)
+KVM_REQ_TRIPLE_FAULT: Final = Request(1 << 10)
+KVM_REQ_MMU_SYNC: Final = Request(1 << 11)
+KVM_REQ_LOAD_MMU_PGD: Final = Request(1 << 13)
+KVM_REQ_TLB_FLUSH_CURRENT: Final = Request(1 << 34)
+KVM_REQ_TLB_FLUSH_GUEST: Final = Request(1 << 35)
+KVM_REQ_MMU_FREE_OBSOLETE_ROOTS: Final = Request(1 << 39)
 
 
 class VcpuMode(Enum):
@@ -78,7 +78,7 @@ class KvmVcpu:
     last_vpid :
         The VPID that a hypervisor on Intel's processors gave to its guest when it entered it last.
     requests :
-        What is left to do before the guest runs again.
+        What is left to do before the guest runs again: bits KVM_REQ_*.
     mode, kicked :
         Where the vCPU is; an interrupt is on its way that is to bring it out of there.
     pml :
@@ -110,7 +110,7 @@ class KvmVcpu:
         self.nested_mmu = KvmMmu()
         self.mmu = self.root_mmu
         self.last_vpid = 0
-        self.requests: set[Request] = set()
+        self.requests = 0
         self.mode = VcpuMode.OUTSIDE_GUEST_MODE
         self.kicked = False
         self.pml = PageModificationLog() if kvm.parameters.pml else None

@@ -2,7 +2,7 @@
 
 from mmu_model.kvm.requests import wait_for_kicked
 from mmu_model.kvm.task import Steps
-from mmu_model.kvm.vcpu import Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
 from mmu_model.kvm.vm import Kvm
 
 
@@ -19,7 +19,7 @@ def kvm_mmu_zap_all_fast(kvm: Kvm) -> Steps[None]:
         if kvm.parameters.tdp_mmu_enabled:
             kvm.tdp.kvm_tdp_mmu_invalidate_all_roots(kvm)
         yield "requests that obsolete roots be let go of"
-        kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
+        kvm.make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)
         yield from wait_for_kicked(kvm)
         yield from kvm.shadow.kvm_zap_obsolete_pages(kvm)
     if kvm.parameters.tdp_mmu_enabled:

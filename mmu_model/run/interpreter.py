@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mmu_model.hardware.faults import NestedPageFault, PageFault
-from mmu_model.kvm.vcpu import Request
+from mmu_model.kvm.vcpu import KVM_REQ_TLB_FLUSH_CURRENT
 from mmu_model.machine import Cpu
 from mmu_model.scenario import Op, Program, Record, Touch, touches
 from mmu_model.scenario.layout import RECORD_SIZE, SMM_CODE, SMM_STEPS, STEPS
@@ -70,7 +70,7 @@ class Interpreter:
             at += RECORD_SIZE
             self.step = record.step
             # Every step ends in an exit, and the processor that was recorded has no ASIDs.
-            self._cpu.vcpu.requests.add(Request.TLB_FLUSH_CURRENT)
+            self._cpu.vcpu.requests |= KVM_REQ_TLB_FLUSH_CURRENT
             try:
                 self._take(record)
             except PageFault as fault:

@@ -1,8 +1,16 @@
 """Guest-physical memory mapped by shadow pages: guests without paging, nested paging without the TDP MMU."""
 
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fast_page_fault import fast_page_fault
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fast_page_fault import fast_page_fault, page_fault_can_be_fast
+from mmu_model.kvm.fault import (
+    RET_PF_CONTINUE,
+    RET_PF_INVALID,
+    RET_PF_RETRY,
+    RET_PF_SPURIOUS,
+    RET_PF_WRITE_PROTECTED,
+    KvmPageFault,
+    RetPf,
+)
 from mmu_model.kvm.faultin import is_page_fault_stale, kvm_faultin_pfn
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from mmu_model.kvm.page_track import page_fault_handle_page_track
@@ -30,18 +38,19 @@ def nonpaging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
 def direct_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     """A fault at a guest-physical address."""
     if page_fault_handle_page_track(fault):
-        return RetPf.WRITE_PROTECTED
-    reading = reading_shadow_page_tables(vcpu)
-    result = finish(fast_page_fault(vcpu, fault, reading, lambda: last_spte_lockless(vcpu, fault.addr)))
-    if result is not RetPf.INVALID:
-        return result
+        return RET_PF_WRITE_PROTECTED
+    if page_fault_can_be_fast(vcpu, fault):
+        reading = reading_shadow_page_tables(vcpu)
+        result = finish(fast_page_fault(vcpu, fault, reading, lambda: last_spte_lockless(vcpu, fault.addr)))
+        if result is not RET_PF_INVALID:
+            return result
     result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
-    if result is not RetPf.CONTINUE:
+    if result is not RET_PF_CONTINUE:
         return result
     with vcpu.kvm.mmu_lock.write:
         make_mmu_pages_available(vcpu.kvm)
         if is_page_fault_stale(vcpu, fault):
-            return RetPf.RETRY
+            return RET_PF_RETRY
         return direct_map(vcpu, fault)
 
 
@@ -65,6 +74,6 @@ def direct_map(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
     if sptep is None:
         raise KvmBug(f"no table of KVM translates {fault.addr:#x}")
     result = mmu_set_spte(vcpu, sptep, ACC_ALL, base_gfn, fault.pfn, fault)
-    if result is not RetPf.SPURIOUS:
+    if result is not RET_PF_SPURIOUS:
         pte_prefetch(vcpu, sptep)
     return result

@@ -1,7 +1,14 @@
 """A fault of a guest whose tables are shadowed (paging_tmpl.h: page_fault, fetch)."""
 
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fault import (
+    RET_PF_CONTINUE,
+    RET_PF_RETRY,
+    RET_PF_SPURIOUS,
+    RET_PF_WRITE_PROTECTED,
+    KvmPageFault,
+    RetPf,
+)
 from mmu_model.kvm.faultin import is_page_fault_stale, kvm_faultin_pfn
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.guest_walk import GuestWalker, walk_addr
@@ -12,7 +19,7 @@ from mmu_model.kvm.page_track import page_fault_handle_page_track
 from mmu_model.kvm.role import ACC_EXEC_MASK, ACC_USER_MASK, ACC_WRITE_MASK
 from mmu_model.kvm.shadow_walk import for_each_shadow_entry
 from mmu_model.kvm.types import Sptep, gfn_round_for_level
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS, KvmVcpu
 from mmu_model.shadow.nx import account_nx_huge_page
 from mmu_model.shadow.pages import kvm_mmu_get_child_sp, link_shadow_page, validate_direct_spte
 from mmu_model.shadow.recycle import make_mmu_pages_available
@@ -28,21 +35,21 @@ def paging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         walker = walk_addr(memory, mmu.guest_paging, mmu.access_of(fault.error_code), fault.addr)
     except WALK_FAULTS as reflected:
         vcpu.exception = kvm_inject_emulated_page_fault(vcpu, mmu, reflected, from_hardware=True)
-        return RetPf.RETRY
+        return RET_PF_RETRY
     fault.gfn = walker.gfn
     fault.max_level = walker.level
     fault.slot = vcpu.memslots.find(fault.gfn)
     if page_fault_handle_page_track(fault):
         shadow_page_table_clear_flood(vcpu, fault.addr)
-        return RetPf.WRITE_PROTECTED
+        return RET_PF_WRITE_PROTECTED
     result = kvm_faultin_pfn(vcpu, fault, walker.pte_access)
-    if result is not RetPf.CONTINUE:
+    if result is not RET_PF_CONTINUE:
         return result
     walker.pte_access = effective_access(vcpu, fault, walker.pte_access)
     with vcpu.kvm.mmu_lock.write:
         make_mmu_pages_available(vcpu.kvm)
         if is_page_fault_stale(vcpu, fault):
-            return RetPf.RETRY
+            return RET_PF_RETRY
         return fetch(vcpu, fault, walker)
 
 
@@ -65,10 +72,10 @@ def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
     kvm = vcpu.kvm
     root = vcpu.mmu.root
     if _gpte_changed(vcpu, gw, gw.max_level):
-        return RetPf.RETRY
+        return RET_PF_RETRY
     if root_to_sp(kvm.host, root.hpa) is None and vcpu.mmu.pae_root is None:
-        vcpu.requests.add(Request.MMU_FREE_OBSOLETE_ROOTS)
-        return RetPf.RETRY
+        vcpu.requests |= KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
+        return RET_PF_RETRY
 
     entries = for_each_shadow_entry(vcpu, fault.addr)
     here: tuple[int, Sptep] | None = None
@@ -78,7 +85,7 @@ def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
             here = level, sptep
             break
         if not _shadow_table(vcpu, fault, gw, level, sptep):
-            return RetPf.RETRY
+            return RET_PF_RETRY
     if here is None:
         raise KvmBug(f"no table of KVM translates {fault.addr:#x}")
 
@@ -93,7 +100,7 @@ def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
         _shadow_linear_part(vcpu, fault, gw.pte_access, level, sptep)
         level, sptep = next(entries)
     result = mmu_set_spte(vcpu, sptep, gw.pte_access, base_gfn, fault.pfn, fault)
-    if result is not RetPf.SPURIOUS:
+    if result is not RET_PF_SPURIOUS:
         pte_prefetch(vcpu, sptep)
     return result
 

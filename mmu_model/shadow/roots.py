@@ -14,7 +14,7 @@ from mmu_model.kvm.types import (
     Sptep,
     pa,
 )
-from mmu_model.kvm.vcpu import KvmVcpu, Request
+from mmu_model.kvm.vcpu import KVM_REQ_TRIPLE_FAULT, KvmVcpu
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.pages import kvm_mmu_get_shadow_page
 from mmu_model.shadow.recycle import make_mmu_pages_available
@@ -103,7 +103,7 @@ def _bad_root(vcpu: KvmVcpu) -> None:
     if vcpu.kvm.kernel.bad_root_is_dummy:
         vcpu.mmu.root.hpa = pa(vcpu.kvm.host.zero_page)
     else:
-        vcpu.requests.add(Request.TRIPLE_FAULT)
+        vcpu.requests |= KVM_REQ_TRIPLE_FAULT
 
 
 def pae_root(vcpu: KvmVcpu) -> Kva:

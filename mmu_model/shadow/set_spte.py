@@ -1,7 +1,14 @@
 """Leaf sptes of the shadow MMU: the one that a fault needs, and its neighbours in advance (mmu.c)."""
 
 from mmu_model.hardware.types import Gfn, Pfn
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fault import (
+    RET_PF_EMULATE,
+    RET_PF_FIXED,
+    RET_PF_SPURIOUS,
+    RET_PF_WRITE_PROTECTED,
+    KvmPageFault,
+    RetPf,
+)
 from mmu_model.kvm.make_spte import make_spte
 from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID, KvmMemorySlot
 from mmu_model.kvm.page import (
@@ -43,11 +50,11 @@ def mmu_set_spte(
         _make_room(kvm, sptep, None)
         spte = make_mmio_spte(kvm.masks, vcpu.memslots.generation, gfn, access)
         mmu_spte_set(kvm, sptep, spte)
-        return RetPf.EMULATE
+        return RET_PF_EMULATE
     result, wrprot = _set(
         kvm, fault.slot, sptep, access, gfn, pfn, prefetch=fault.prefetch, host_writable=fault.map_writable
     )
-    return RetPf.WRITE_PROTECTED if wrprot and fault.write else result
+    return RET_PF_WRITE_PROTECTED if wrprot and fault.write else result
 
 
 def _set(
@@ -80,7 +87,7 @@ def _set(
         )
     )
     if spte == old_spte:
-        return RetPf.SPURIOUS, wrprot
+        return RET_PF_SPURIOUS, wrprot
     flush |= mmu_spte_update(kvm, sptep, spte)
     if flush:
         kvm.flush_remote_tlbs()
@@ -88,7 +95,7 @@ def _set(
         kvm_mmu_page_set_translation(sp, spte_index(sptep), gfn, access)
     else:
         rmap_add(kvm, slot, sptep, gfn, access)
-    return RetPf.FIXED, wrprot
+    return RET_PF_FIXED, wrprot
 
 
 def _make_room(kvm: Kvm, sptep: Sptep, pfn: Pfn | None) -> tuple[bool, bool]:

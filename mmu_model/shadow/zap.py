@@ -6,7 +6,7 @@ from mmu_model.kvm.rmap import pte_list
 from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Sptep
-from mmu_model.kvm.vcpu import Request
+from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
 from mmu_model.kvm.vm import Kvm
 from mmu_model.shadow.accounting import unaccount_shadowed
 from mmu_model.shadow.sptes import clear_spte, drop_parent_pte, drop_spte
@@ -46,7 +46,7 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: KvmMmuPage, invalid_list: InvalidList
 
     sp.role = sp.role.replace(invalid=1)
     if zapped_root:
-        kvm.make_all_cpus_request(Request.MMU_FREE_OBSOLETE_ROOTS)
+        kvm.make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)
     return zapped
 
 

@@ -1,6 +1,7 @@
-"""The state of a VM's MMU as frozen data; names are the fields of the kernel's structures.
+"""The state of a VM's MMU as plain data; names are the fields of the kernel's structures.
 
-Frames and page ids are the host's own until ``canonical`` renames them.
+Frames and page ids are the host's own until ``canonical`` renames them. Nobody changes what is in a snapshot.
+What there are thousands of in one is not frozen all the same: to make a frozen one takes four times as long.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class MmuKind(Enum):
     SHADOW = "shadow"  # no nested paging (npt=0)
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(slots=True, unsafe_hash=True, order=True)
 class SpteAt:
     """The place of an entry: a page's ``spt[index]``."""
 
@@ -35,7 +36,7 @@ class SpteAt:
     index: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Entry:
     """``spt[index]``, and what ``shadowed_translation[index]`` says of it where there is that array."""
 
@@ -44,7 +45,7 @@ class Entry:
     shadowed_translation: Word | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ShadowPage:
     """One ``struct kvm_mmu_page``; of each union only the member in use, the other is None.
 
@@ -140,7 +141,7 @@ class Vcpu:
     mmio: Mmio
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ReverseMap:
     """``slot->arch.rmap[level - 1]`` of one gfn: the leaf entries of shadow pages that map it."""
 

@@ -1,8 +1,18 @@
 """A fault under nested paging, answered by the TDP MMU (tdp_mmu.c: kvm_tdp_mmu_map)."""
 
 from mmu_model.kvm.errors import KvmBug
-from mmu_model.kvm.fast_page_fault import fast_page_fault
-from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.fast_page_fault import fast_page_fault, page_fault_can_be_fast
+from mmu_model.kvm.fault import (
+    RET_PF_CONTINUE,
+    RET_PF_EMULATE,
+    RET_PF_FIXED,
+    RET_PF_INVALID,
+    RET_PF_RETRY,
+    RET_PF_SPURIOUS,
+    RET_PF_WRITE_PROTECTED,
+    KvmPageFault,
+    RetPf,
+)
 from mmu_model.kvm.faultin import faultin_pfn, is_page_fault_stale
 from mmu_model.kvm.hugepage import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from mmu_model.kvm.make_spte import make_spte
@@ -30,18 +40,19 @@ from mmu_model.tdp.split import split_into
 def kvm_tdp_mmu_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     """A fault at a guest-physical address. Many vCPUs may be here at once: mmu_lock is held for read."""
     if page_fault_handle_page_track(fault):
-        return RetPf.WRITE_PROTECTED
-    result = yield from fast_page_fault(vcpu, fault, vcpu.kvm.rcu.read, lambda: _last_spte(vcpu, fault))
-    if result is not RetPf.INVALID:
-        return result
+        return RET_PF_WRITE_PROTECTED
+    if page_fault_can_be_fast(vcpu, fault):
+        result = yield from fast_page_fault(vcpu, fault, vcpu.kvm.rcu.read, lambda: _last_spte(vcpu, fault))
+        if result is not RET_PF_INVALID:
+            return result
     result = yield from faultin_pfn(vcpu, fault, ACC_ALL)
-    if result is not RetPf.CONTINUE:
+    if result is not RET_PF_CONTINUE:
         return result
     lock = vcpu.kvm.mmu_lock
     yield from lock.read.wait()
     with lock.read:
         if is_page_fault_stale(vcpu, fault):
-            return RetPf.RETRY
+            return RET_PF_RETRY
         return (yield from kvm_tdp_mmu_map(vcpu, fault))
 
 
@@ -69,14 +80,14 @@ def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
             if fault.nx_huge_page_workaround_enabled:
                 disallowed_hugepage_adjust(kvm, fault, place.old_spte, place.level)
             if place.old_spte == kvm.kernel.frozen_spte:
-                return RetPf.RETRY
+                return RET_PF_RETRY
             if place.level == fault.goal_level:
                 return (yield from _map_target_level(vcpu, fault, place))
             if not is_nonleaf_spte(place.old_spte) and not (yield from _add_table(kvm, fault, place)):
-                return RetPf.RETRY
+                return RET_PF_RETRY
             yield "steps down"
             if not place.try_step_down():
-                return RetPf.RETRY
+                return RET_PF_RETRY
 
 
 def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
@@ -157,13 +168,13 @@ def _map_target_level(vcpu: KvmVcpu, fault: KvmPageFault, place: TdpIter) -> Ste
             can_unsync=True,
             host_writable=fault.map_writable,
         )
-    old_spte, result = place.old_spte, RetPf.FIXED
+    old_spte, result = place.old_spte, RET_PF_FIXED
     if new_spte == old_spte:
-        result = RetPf.SPURIOUS
+        result = RET_PF_SPURIOUS
     elif not (yield from tdp_mmu_set_spte_atomic(kvm, place, new_spte)):
-        return RetPf.RETRY
+        return RET_PF_RETRY
     elif is_shadow_present_pte(old_spte) and not is_last_spte(old_spte, place.level):
         yield from flush_remote_tlbs(kvm)
     if wrprot and fault.write:
-        return RetPf.WRITE_PROTECTED
-    return RetPf.EMULATE if kvm.masks.is_mmio(new_spte) else result
+        return RET_PF_WRITE_PROTECTED
+    return RET_PF_EMULATE if kvm.masks.is_mmio(new_spte) else result

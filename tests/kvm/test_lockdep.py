@@ -21,7 +21,7 @@ from mmu_model.kvm.task import (
     running,
 )
 from mmu_model.kvm.types import Hva
-from mmu_model.kvm.vcpu import Request, VcpuMode
+from mmu_model.kvm.vcpu import KVM_REQ_TLB_FLUSH, VcpuMode
 from mmu_model.kvm.vm import Kvm
 from mmu_model.machine import VirtualMachine
 from mmu_model.tdp.iter import TdpIter, tdp_mmu_iter_cond_resched
@@ -161,7 +161,7 @@ def test_nobody_leaves_with_a_lock(kvm: Kvm) -> None:
 def test_a_flush_waits_for_a_vcpu_that_is_in_the_guest(kvm: Kvm) -> None:
     """It is kicked, and once it is outside, all has been flushed."""
     (vcpu,) = kvm.vcpus
-    finish(vcpu_enter_guest(vcpu, vcpu.requests.clear))
+    finish(vcpu_enter_guest(vcpu, lambda: setattr(vcpu, "requests", 0)))
     flush = flush_remote_tlbs(kvm)
     kick = next(flush)
 
@@ -171,7 +171,7 @@ def test_a_flush_waits_for_a_vcpu_that_is_in_the_guest(kvm: Kvm) -> None:
         kvm.flush_remote_tlbs()
     leave_guest_mode(vcpu)
     assert kick.ready()
-    assert Request.TLB_FLUSH in vcpu.requests
+    assert vcpu.requests & KVM_REQ_TLB_FLUSH
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_who_has_to_be_interrupted(kvm: Kvm, mode: VcpuMode, request_kicks: bool
     """For a request whose maker waits, whoever is not outside; else only who is in the guest, once."""
     (vcpu,) = kvm.vcpus
     vcpu.mode = mode
-    kvm.make_all_cpus_request(Request.TLB_FLUSH)
+    kvm.make_all_cpus_request(KVM_REQ_TLB_FLUSH)
     assert vcpu.kicked is request_kicks
     vcpu.mode, vcpu.kicked = mode, False
     kvm_vcpu_kick(vcpu)
@@ -200,16 +200,16 @@ def test_a_vcpu_does_not_enter_with_a_request(kvm: Kvm) -> None:
     prepared = []
 
     def prepare() -> None:
-        prepared.append(set(vcpu.requests))
-        vcpu.requests.clear()
+        prepared.append(vcpu.requests)
+        vcpu.requests = 0
 
     entering = vcpu_enter_guest(vcpu, prepare)
     next(entering)
-    kvm.make_all_cpus_request(Request.TLB_FLUSH)
+    kvm.make_all_cpus_request(KVM_REQ_TLB_FLUSH)
     finish(entering)
 
     assert len(prepared) == 2
-    assert Request.TLB_FLUSH in prepared[1]
+    assert prepared[1] & KVM_REQ_TLB_FLUSH
     assert vcpu.mode is VcpuMode.IN_GUEST_MODE
 
 

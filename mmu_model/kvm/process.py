@@ -84,13 +84,10 @@ class _Area:
         origin = None if self.origin is None else Pfn(self.origin + offset)
         return replace(self, start=page, npages=npages, pfn=pfn, origin=origin)
 
-<<<<<<< HEAD
-=======
     def overlaps(self, page: int, npages: int) -> bool:
         """Whether some of these pages are in it."""
         return self.start < page + npages and page < self.start + self.npages
 
->>>>>>> main
 
 def _shared(area: _Area, pfn: Pfn) -> _Area:
     """A page that others have as well."""
@@ -325,7 +322,7 @@ class Process:
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
         for area in reversed(self._areas):
-            if area.start <= page < area.start + area.npages:
+            if area.overlaps(page, 1):
                 return area
         return None
 

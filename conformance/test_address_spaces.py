@@ -21,6 +21,8 @@ WINDOW = 0x4000_0000
 """Where every space has all tables."""
 OWN = (0x8000_0000, 0x8000_1000, 0x8000_2000)
 """Addresses whose table is of the space's own."""
+FAR_APART = (0x1000, 0xFFC0_5000)
+"""Addresses whose tables are of the space's own too, in the first and the last of four gigabytes."""
 COMMON = (0x8040_0000, 0x8040_3000)
 """Addresses whose last table all spaces share."""
 DEVICE = 1 << 30
@@ -74,7 +76,7 @@ class Guest:
     def _space(self, number: int) -> Space:
         tables = page_tables(self.scene.vm, self._mode, TABLES + number * 12 * PAGE, [])
         space = Space(tables, number)
-        for address in OWN:
+        for address in (*OWN, *FAR_APART):
             tables.map(address, FRAMES[0], flags=P | W | U | A | D)
             space.says[address] = FRAMES[0], True
         for n in range(TABLE_FRAMES):
@@ -107,7 +109,7 @@ class Guest:
             yield f"{number}: {act.__name__}"
 
     def _any_address(self) -> tuple[int, tuple[int, bool] | None]:
-        address = self._rng.choice((*OWN, *COMMON))
+        address = self._rng.choice((*OWN, *FAR_APART, *COMMON))
         says = self._common if address in COMMON else self._current.says
         return address, says[address]
 
@@ -141,7 +143,7 @@ class Guest:
 
     def _edit(self) -> None:
         """One entry of the space that runs, and INVLPG."""
-        address = self._rng.choice(OWN)
+        address = self._rng.choice((*OWN, *FAR_APART))
         self._current.says[address] = self._change(self._current, address)
         self._cpu.invlpg(address)
 
@@ -149,7 +151,7 @@ class Guest:
         """An entry of a space that does not run; it will be flushed when it does."""
         space = self._rng.choice(self._spaces)
         if space is not self._current:
-            address = self._rng.choice(OWN)
+            address = self._rng.choice((*OWN, *FAR_APART))
             space.says[address] = self._change(space, address)
             space.settled = False
 
@@ -170,7 +172,9 @@ class Guest:
         first, second = (memory.read(place, self._size) for place in places)
         self._store(places[0], second)
         self._store(places[1], first)
-        self._current.says, other.says = other.says, self._current.says
+        for address in OWN:
+            here, there = self._current.says, other.says
+            here[address], there[address] = there[address], here[address]
         other.settled = False
         self._flush()
 

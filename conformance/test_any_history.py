@@ -70,6 +70,9 @@ class History:
             self._read: 8,
             self._drop: 2,
             self._migrate: 2,
+            self._swap_out: 2,
+            self._put_another_in_its_place: 2,
+            self._merge: 1,
             self._protect: 1,
             self._resize: 2,
             self._switch_log: 2,
@@ -95,7 +98,7 @@ class History:
         if page in self._read_only:
             self._read(page, cpu)
             return
-        value = self._rng.getrandbits(64)
+        value = self._rng.choice((self._rng.getrandbits(64), 7, 7))
         cpu.write(self._address(page), value)
         self._contents[page] = value
         self._written.add(page)
@@ -119,6 +122,24 @@ class History:
         self._process.migrate(hva)
         for notifier in self._process.notifiers:
             notifier.invalidate_range_end(hva, behind)
+
+    def _swap_out(self, page: int, _: Cpu) -> None:
+        hva = Hva(self._hva + page * PAGE)
+        if self._process.mapping(hva) is not None:
+            self._process.swap_out(hva)
+
+    def _put_another_in_its_place(self, page: int, _: Cpu) -> None:
+        """An equal page, at another frame."""
+        hva = Hva(self._hva + page * PAGE)
+        if self._process.mapping(hva) is not None:
+            self._process.replace_page(hva, writable=page not in self._read_only)
+
+    def _merge(self, page: int, _: Cpu) -> None:
+        """The host finds two pages that are equal, and keeps one until somebody writes."""
+        others = [n for n in PAGES if n != page and self._contents[n] == self._contents[page]]
+        hvas = [Hva(self._hva + n * PAGE) for n in (page, *others[:1])]
+        if others and not self._read_only and all(self._process.mapping(hva) is not None for hva in hvas):
+            self._process.merge(*hvas)
 
     def _protect(self, page: int, _: Cpu) -> None:
         """The process may not write to a page for a while; who writes meanwhile is sent away."""
@@ -194,6 +215,7 @@ def test_memory_is_memory_whatever_happens(
         mapped=None if paging == "off" else mapped,
         host_level=level,
         tdp_format=tdp_format,
+        pml=tdp_format is TdpFormat.EPT,
     )
     history = History(scene, f"{paging} {level} {seed}")
 

@@ -89,6 +89,12 @@ class _Area:
         return self.start < page + npages and page < self.start + self.npages
 
 
+def _swapped_out(area: _Area) -> _Area:
+    """A page without a frame, that will be nobody else's when it comes back."""
+    writable = area.writable or area.copy_on_write
+    return replace(area, pfn=None, level=PG_LEVEL_4K, writable=writable, copy_on_write=False)
+
+
 def _shared(area: _Area, pfn: Pfn) -> _Area:
     """A page that others have as well."""
     return replace(area, pfn=pfn, level=PG_LEVEL_4K, writable=False, copy_on_write=True)
@@ -228,7 +234,10 @@ class Process:
         """The process does without the contents of these pages: the host takes their frames back."""
         with self._changing(hva >> PAGE_SHIFT, npages):
             self._change(hva, npages, lambda part: replace(part, pfn=None))
-        self._zeroes -= set(range(hva >> PAGE_SHIFT, (hva >> PAGE_SHIFT) + npages))
+        dropped = set(range(hva >> PAGE_SHIFT, (hva >> PAGE_SHIFT) + npages))
+        self._zeroes -= dropped
+        for page in dropped & self._swapped.keys():
+            del self._swapped[page]
 
     def mprotect(self, hva: Hva, npages: int, *, writable: bool) -> None:
         """Let the process write to these pages, or not.
@@ -281,8 +290,14 @@ class Process:
             raise LookupError(f"the process has nothing mapped at {hva:#x}")
         with self._changing(hva >> PAGE_SHIFT, 1):
             self._swapped[hva >> PAGE_SHIFT] = self._host.memory.frame(mapping.pfn).tolist()
-            self._host.memory.release(mapping.pfn)
-            self._change(hva, 1, lambda part: replace(part, pfn=None, level=PG_LEVEL_4K))
+            if not self._is_shared(hva):
+                self._host.memory.release(mapping.pfn)
+            self._change(hva, 1, _swapped_out)
+
+    def _is_shared(self, hva: Hva) -> bool:
+        """Whether the frame of a page may be that of others as well, and so is not free when the page goes."""
+        area = self._area(hva >> PAGE_SHIFT)
+        return area is not None and area.copy_on_write
 
     def merge(self, first: Hva, second: Hva) -> None:
         """Two pages of equal contents become one, which is copied for who writes to it (KSM).
@@ -300,13 +315,15 @@ class Process:
             raise LookupError(f"the process has nothing mapped at {first if one is None else second:#x}")
         if self._host.memory.frame(one.pfn).tolist() != self._host.memory.frame(other.pfn).tolist():
             raise ValueError(f"the pages at {first:#x} and {second:#x} differ")
+        already_shared = self._is_shared(second)
         for hva in first, second:
             with self._changing(hva >> PAGE_SHIFT, 1):
                 shared = HostMapping(one.pfn, PG_LEVEL_4K, writable=False)
                 self._change(hva, 1, lambda part: _shared(part, one.pfn))
                 for notifier in self.notifiers:
                     notifier.change_pte(hva, shared)
-        self._host.memory.release(other.pfn)
+        if not already_shared:
+            self._host.memory.release(other.pfn)
 
     def was_used(self, hva: Hva, npages: int, *, forget: bool = True) -> bool:
         """What the host asks before it takes memory away: whether others used it since it was last asked.
@@ -322,7 +339,7 @@ class Process:
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
         for area in reversed(self._areas):
-            if area.start <= page < area.start + area.npages:
+            if area.overlaps(page, 1):
                 return area
         return None
 

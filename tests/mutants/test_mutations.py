@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mutants.judge import compiled
+from mutants import judge
+from mutants.baseline import Baseline
 from mutants.left_out import KINDS, Sites, left_out
 from mutants.mutations import Mutant, mutant, mutants_of, mutated
 from mutants.project import Project
@@ -67,6 +68,7 @@ def test_a_mutant_is_made_again_from_its_id(tmp_path: Path) -> None:
         ("declaration", "class P:\n    @abstractmethod\n    def f(self, a=1): ...\n"),
         ("declaration", "@dataclass(frozen=True, slots=True)\nclass P:\n    x: int\n"),
         ("caching", "@lru_cache(maxsize=7)\ndef f(): ...\n"),
+        ("declaration", "def f(*, a):\n    pass\n"),
         ("text", "def f(x):\n    raise ValueError(f'{x + 1} is wrong')\n"),
         ("text", "class P:\n    def __repr__(self):\n        return str(1 + 1)\n"),
         ("not run", "if TYPE_CHECKING:\n    x = 1\n"),
@@ -134,5 +136,25 @@ def test_what_is_no_python_is_not_drawn(tmp_path: Path) -> None:
     of = project(tmp_path, "def f(*, a):\n    return a\n")
     mutants = list(mutants_of(of, "tiny/it.py"))
     assert mutants
-    assert not any(compiled(of, one) for one in mutants)
+    assert not any(judge.compiled(of, one) for one in mutants)
     assert list(draw(of, population(of, ["tiny/it.py"]), 10, seed=1)) == []
+
+
+def test_what_uses_a_constant_is_asked_first(tmp_path: Path) -> None:
+    """Then what executes something of its file, then the rest, each the quickest first."""
+    of = project(tmp_path, "LIMIT = 3\n\n\ndef f(x):\n    return x\n")
+    (tmp_path / "tiny" / "other.py").write_text(
+        "from tiny.it import LIMIT\n\ndef g(x):\n    return x < LIMIT\n", encoding="utf-8"
+    )
+    seconds = {"t::rest": 1.0, "t::slow": 9.0, "t::quick": 2.0, "t::near": 5.0}
+    bits = {test: 1 << number for number, test in enumerate(seconds, 1)}
+    lines = {
+        "tiny/it.py": {1: 1, 5: bits["t::near"] | bits["t::slow"]},
+        "tiny/other.py": {1: 1, 4: bits["t::slow"] | bits["t::quick"]},
+    }
+    constant = next(one for one in mutants_of(of, "tiny/it.py") if one.start[0] == 1)
+
+    order, everywhere = judge.tests_for(of, Baseline(seconds, lines), constant)
+
+    assert everywhere
+    assert order == ["t::slow", "t::quick", "t::near", "t::rest"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import signal
 import sys
 import time
@@ -88,14 +89,44 @@ def compiled(project: Project, of: Mutant) -> CodeType | None:
 def tests_for(project: Project, known: Baseline, of: Mutant) -> tuple[list[str], bool]:
     """The tests that could notice a mutant, the quickest first; and are these all that there are?
 
-    What an import executes (tables, constants, classes) can be noticed by any test; those that execute something
-    of the file come first.
+    What an import executes (tables, constants, classes) can be noticed by any test; those that execute a line which
+    has its name in it come first, then those that execute something of the file.
     """
     imported, tests = known.at(of.path, _lines(project.read(of.path), of.start[0]))
     if not imported:
         return sorted(tests, key=known.seconds.__getitem__), False
-    near = known.of(of.path)
-    return sorted(known.seconds, key=lambda test: (test not in near, known.seconds[test])), True
+    near, naming = known.of(of.path), _that_name(project, known, of)
+    return sorted(
+        known.seconds, key=lambda test: (test not in naming, test not in near, known.seconds[test])
+    ), True
+
+
+def _that_name(project: Project, known: Baseline, of: Mutant) -> set[str]:
+    """The tests that execute a line with the name of what a mutated statement defines."""
+    names = _defined(project.read(of.path), of.start[0])
+    if not names:
+        return set()
+    word = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
+    tests: set[str] = set()
+    for path in project.sources():
+        for number, line in enumerate(project.read(path).splitlines(), 1):
+            if word.search(line):
+                tests |= known.at(path, range(number, number + 1))[1]
+    return tests
+
+
+def _defined(source: str, line: int) -> set[str]:
+    """The names that the statement at a line binds."""
+    lines, names = _lines(source, line), set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.stmt) or node.lineno not in lines:
+            continue
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
 
 
 def _lines(source: str, line: int) -> range:

@@ -99,6 +99,8 @@ def _type(site: Site) -> bool:
 
 
 def _declaration(site: Site) -> bool:
+    if site.mutant.kind == "ReplaceBinaryOperator" and isinstance(site.chain[-1], ast.FunctionDef):
+        return True  # the mark between parameters, not a product
     for node, child in site.edges:
         if isinstance(node, ast.ClassDef) and any(_name(base) in _DECLARING for base in node.bases):
             return True

@@ -322,7 +322,7 @@ class Process:
     def _area(self, page: int) -> _Area | None:
         """What was mapped or changed last is what counts."""
         for area in reversed(self._areas):
-            if area.overlaps(page, 1):
+            if area.start <= page < area.start + area.npages:
                 return area
         return None
 

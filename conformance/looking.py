@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mmu_model.hardware import Hpa, LogicalProcessor, Mode
 from mmu_model.kvm.page import KvmMmuPage
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import PageId, Pfn, ShadowPage, Snapshot, Spte, SpteFormat
 from mmu_model.snapshot.spte import FRAME, Kind
@@ -120,3 +121,22 @@ def translations(cpu: Cpu) -> int:
     """How many translations the processor makes for the guest: by paging, and by nested paging."""
     running = processor(cpu)
     return (running.registers.mode is not Mode.OFF) + (running.second_dimension is not None)
+
+
+FLAGS = {TdpFormat.NPT: 3 << 5, TdpFormat.EPT: 3 << 8, TdpFormat.EPT_WITHOUT_AD: 3 << 8}
+"""Accessed and dirty: where they are in an spte, or would be."""
+
+
+def flags_after_use(vm: VirtualMachine, cpu: Cpu, flags: int) -> dict[str, int]:
+    """What the processor makes of both flags of the page at 0x5000, after KVM cleared them, by access."""
+    kvm = vm.kvm
+    leaf = next(found for found in reached(vm.snapshot()) if found.offset == 5)
+    sptep = next(sp.sptep(5) for sp in structs(vm) if sp.hpa >> 12 == leaf.holder.spt)
+    kvm.host.write(sptep, leaf.spte.raw & ~flags)
+    kvm.flush_remote_tlbs()
+    seen = {}
+    cpu.read(0x5000)
+    seen["read"] = kvm.host.read(sptep) & flags
+    cpu.write(0x5000, 1)
+    seen["write"] = kvm.host.read(sptep) & flags
+    return seen

@@ -8,14 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from conformance.scenes import MIB, NESTED_TABLES, USED, Scene, guest, page_tables
+from conformance.scenes import MIB, NESTED_TABLES, USED, Scene, guest, nested_root, page_tables
 from mmu_model.hardware import EptMisconfiguration, EptViolation, Mode, Registers
-from mmu_model.hardware.ept import (
-    EPTP_ACCESSED_DIRTY,
-    EPTP_WALK_LENGTH_4,
-    EPTP_WALK_LENGTH_5,
-    EPTP_WRITE_BACK,
-)
+from mmu_model.hardware.ept import EPTP_ACCESSED_DIRTY
 from mmu_model.hardware.linear import Pdptes
 from mmu_model.hardware.tables import PageTables
 from mmu_model.kvm.vm import TdpFormat
@@ -129,8 +124,7 @@ def nested_ept_guest(
     ept = page_tables(outer.vm, mode, NESTED_TABLES, frames)
     for ngpa, gpa in mapped.items():
         ept.map(ngpa, gpa, level, flags)
-    eptp = ept.root | EPTP_WRITE_BACK
-    eptp |= EPTP_WALK_LENGTH_5 if walk_length == 5 else EPTP_WALK_LENGTH_4
+    eptp = nested_root(ept.root, f"{walk_length}-level", TdpFormat.EPT) & ~EPTP_ACCESSED_DIRTY
     eptp |= EPTP_ACCESSED_DIRTY if accessed_dirty else 0
     registers = inner or Registers(maxphyaddr=46)
     scene = NestedEpt(outer.vm, outer.cpu, ept, frames, eptp, replace(registers))

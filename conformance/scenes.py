@@ -19,6 +19,12 @@ from mmu_model.hardware import (
     Mode,
     Registers,
 )
+from mmu_model.hardware.ept import (
+    EPTP_ACCESSED_DIRTY,
+    EPTP_WALK_LENGTH_4,
+    EPTP_WALK_LENGTH_5,
+    EPTP_WRITE_BACK,
+)
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.guest_memory import GuestMemory
@@ -39,6 +45,9 @@ P_W_U = 0x7
 """Flags of a guest's entry: present, writable, user."""
 USED = 0x67
 """The same, accessed and dirty."""
+
+NESTED_FORMATS = (TdpFormat.NPT, TdpFormat.EPT)
+"""What a guest hypervisor can have for guests of its own."""
 
 STUCK = "the guest makes no progress"
 
@@ -195,11 +204,13 @@ def nested_guest(
     max_tdp_level: int = 4,
     maxphyaddr: int = 46,
     nx: bool = True,
+    tdp_format: TdpFormat = TdpFormat.NPT,
 ) -> Scene:
-    """A guest that runs a guest of its own, without paging, over nested page tables of its own paging mode.
+    """A guest that runs a guest of its own, without paging, over nested tables with the levels of its own paging.
 
-    `mapped` has guest-physical by nested guest-physical addresses. The tables of the scene are the nested
-    ones; other parameters are those of :func:`guest`.
+    They are nested page tables of its paging mode or, on Intel's processors, an EPT. `mapped` has
+    guest-physical by nested guest-physical addresses. The tables of the scene are the nested ones; other
+    parameters are those of :func:`guest`.
     """
     scene = guest(
         kernel,
@@ -210,14 +221,28 @@ def nested_guest(
         max_tdp_level=max_tdp_level,
         maxphyaddr=maxphyaddr,
         nx=nx,
+        tdp_format=tdp_format,
     )
     scene.reads(TABLES)
     frames: list[int] = []
     nested = page_tables(scene.vm, PAGING[paging], NESTED_TABLES, frames)
     for ngpa, gpa in mapped.items():
         nested.map(ngpa, gpa)
-    scene.cpu.enter_nested(nested.root, Registers(maxphyaddr=maxphyaddr))
+    scene.cpu.enter_nested(nested_root(nested.root, paging, tdp_format), Registers(maxphyaddr=maxphyaddr))
     return Scene(scene.vm, scene.cpu, nested, frames)
+
+
+def nested_root(root: int, paging: str, tdp_format: TdpFormat) -> int:
+    """What a hypervisor names its nested tables by: nCR3, or an EPTP, which says how many levels there are.
+
+    Accessed and dirty flags for EPT are on if the host has them.
+    """
+    if tdp_format is TdpFormat.NPT:
+        return root
+    flags = EPTP_ACCESSED_DIRTY if tdp_format is TdpFormat.EPT else 0
+    return (
+        root | EPTP_WRITE_BACK | flags | (EPTP_WALK_LENGTH_5 if paging == "5-level" else EPTP_WALK_LENGTH_4)
+    )
 
 
 def page_tables(vm: VirtualMachine, mode: Mode, where: int, frames: list[int]) -> PageTables:
@@ -247,9 +272,14 @@ def paging_registers(
 
 
 def inner_paging_guest(
-    kernel: str, mmu: MmuKind, *, linear: Mapping[int, int], nested: Mapping[int, int]
+    kernel: str,
+    mmu: MmuKind,
+    *,
+    linear: Mapping[int, int],
+    nested: Mapping[int, int],
+    tdp_format: TdpFormat = TdpFormat.NPT,
 ) -> Scene:
-    """A guest that runs a guest of its own with 4-level paging, over 4-level nested page tables.
+    """A guest that runs a guest of its own with 4-level paging, over nested tables of 4 levels.
 
     `linear` has nested guest-physical by linear addresses of the inner guest, `nested` guest-physical by
     nested guest-physical ones. The inner guest's tables are at the same address in both. The tables of the
@@ -257,11 +287,12 @@ def inner_paging_guest(
     """
     frames: list[int] = []
     own = {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(16)}
-    scene = nested_guest(kernel, mmu, mapped={**nested, **own})
+    scene = nested_guest(kernel, mmu, mapped={**nested, **own}, tdp_format=tdp_format)
     assert scene.tables is not None
     inner = page_tables(scene.vm, Mode.FOUR_LEVEL, INNER_TABLES, frames)
     for address, page in linear.items():
         inner.map(address, page)
     scene.cpu.leave_nested()
-    scene.cpu.enter_nested(scene.tables.root, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    root = nested_root(scene.tables.root, "4-level", tdp_format)
+    scene.cpu.enter_nested(root, paging_registers(Mode.FOUR_LEVEL, inner.root))
     return Scene(scene.vm, scene.cpu, inner, frames)

@@ -3,7 +3,16 @@
 import pytest
 
 from conformance.looking import backing, links, processor, reached
-from conformance.scenes import GIB, MIB, PAGE, Scene, guest, inner_paging_guest, paging_registers
+from conformance.scenes import (
+    GIB,
+    MIB,
+    NESTED_FORMATS,
+    PAGE,
+    Scene,
+    guest,
+    inner_paging_guest,
+    paging_registers,
+)
 from mmu_model.hardware import (
     CR4_PAE,
     EFER_LMA,
@@ -22,6 +31,7 @@ from mmu_model.hardware import (
 from mmu_model.hardware.ept import EPTP_WALK_LENGTH_4, EPTP_WRITE_BACK
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_model.kvm.rmap import pte_list
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from mmu_model.snapshot.spte import FRAME
 
@@ -37,13 +47,20 @@ READ = access(Kind.READ)
 @pytest.mark.spec("acronyms/hpa/meaning")
 @pytest.mark.spec("acronyms/pfn/meaning")
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_an_access_of_a_nested_guest_passes_through_all_of_them(kernel: str, mmu: MmuKind) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_an_access_of_a_nested_guest_passes_through_all_of_them(
+    kernel: str, mmu: MmuKind, tdp_format: TdpFormat
+) -> None:
     """From ngva to ngpa by the inner guest's tables, to gpa by the nested ones, to hva by the memslot, to hpa
     by the process; frame numbers are addresses without their low 12 bits."""
     ngva, ngpa, gpa = 0x1_0678, 0x2_0678, 0x3_0678
     elsewhere = {ngva & -PAGE: 0x5_0000}
     scene = inner_paging_guest(
-        kernel, mmu, linear={ngva & -PAGE: ngpa & -PAGE}, nested={ngpa & -PAGE: gpa & -PAGE, **elsewhere}
+        kernel,
+        mmu,
+        linear={ngva & -PAGE: ngpa & -PAGE},
+        nested={ngpa & -PAGE: gpa & -PAGE, **elsewhere},
+        tdp_format=tdp_format,
     )
     (slot,) = scene.vm.kvm.memslots[0]
     hva = slot.userspace_addr + gpa

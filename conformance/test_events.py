@@ -2,8 +2,19 @@
 
 import pytest
 
-from conformance.looking import reached, structs
-from conformance.scenes import GIB, MIB, NESTED_TABLES, PAGE, Scene, guest, page_tables
+from conformance.looking import backing, leaves, reached, structs
+from conformance.scenes import (
+    GIB,
+    MIB,
+    NESTED_TABLES,
+    PAGE,
+    USED,
+    Scene,
+    editing_guest,
+    guest,
+    page_tables,
+    paging_registers,
+)
 from mmu_model.hardware import CR0_PG, CR4_SMEP, EFER_NXE, Mode
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.memslot import KVM_MEM_READONLY
@@ -16,6 +27,8 @@ ACCESS = "events/missing-or-protected/access"
 REGISTERS = "events/control-register-writes/cr3-above-all"
 PRESSURE = "events/memory-pressure/shrinker"
 CHANGES = "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa"
+
+INVALIDATIONS = "events/invalidations/invlpg-and-invlpga"
 
 READ_ONLY = 0x2000_0000
 
@@ -124,6 +137,73 @@ def test_a_control_register_write_is_an_event(kernel: str, register: str) -> Non
     after = scene.vm.snapshot().vcpus[0].root_mmu
     assert (after.cpu_role != before.cpu_role) is (register != "cr3")
     assert (after.root.pgd != before.root.pgd) is (register in ("cr0", "cr3"))
+
+
+def leads_to(scene: Scene, address: int, gpa: int) -> bool:
+    """Whether some spte that KVM made for the address, below any root of the vCPU, maps that guest frame."""
+    snapshot = scene.vm.snapshot()
+    mmu, pages = snapshot.vcpus[0].root_mmu, snapshot.by_id()
+    held = [pages[root.page] for root in (mmu.root, *mmu.prev_roots) if root.page is not None]
+    found = [leaf for root in held for leaf in leaves(snapshot, root, root.role.level)]
+    frame = backing(scene.vm, gpa >> 12)
+    return any(leaf.offset == address >> 12 and leaf.spte.pfn == frame for leaf in found)
+
+
+@pytest.mark.spec(INVALIDATIONS)
+def test_invlpg_brings_a_translation_in_step(kernel: str) -> None:
+    """Until the guest flushes, the spte for an entry that it changed stays as it was; then it does not."""
+    scene = editing_guest(kernel, {0x5000: 0x6000, 0x9000: 0xA000})
+    for address in (0x5000, 0x9000):
+        scene.reads(address)
+        scene.edit(address, 0x7067)
+    assert (leads_to(scene, 0x5000, 0x6000), leads_to(scene, 0x9000, 0xA000)) == (True, True)
+
+    scene.cpu.invlpg(0x5000)
+
+    assert (leads_to(scene, 0x5000, 0x6000), leads_to(scene, 0x9000, 0xA000)) == (False, True)
+    scene.vm.memory.write(0x7000, 77)
+    assert scene.reads(0x5000) == 77
+
+
+@pytest.mark.spec(INVALIDATIONS)
+@pytest.mark.parametrize("asid", [1, 77])
+def test_invlpga_brings_a_translation_of_a_nested_guest_in_step(kernel: str, asid: int) -> None:
+    """A hypervisor changes an entry of its guest's tables, and flushes the address of its guest. Whatever ASID
+    it names, KVM looks below all roots that the vCPU has or remembers, and the guest's is one of them."""
+    scene = editing_guest(kernel, {0x8000: NESTED_TABLES + 3 * PAGE})
+    inner = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, [])
+    for address, page in {0x5000: 0x6000, 0x9000: 0xA000}.items():
+        inner.map(address, page, flags=USED)
+    scene.cpu.enter_nested(None, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    scene.reads(0x5000)
+    scene.reads(0x9000)
+    scene.cpu.leave_nested()
+    for address in (0x5000, 0x9000):
+        scene.cpu.write(0x8000 + (address >> 12) * 8, 0x7067)
+    assert (leads_to(scene, 0x5000, 0x6000), leads_to(scene, 0x9000, 0xA000)) == (True, True)
+
+    scene.cpu.invlpga(0x5000, asid)
+
+    assert (leads_to(scene, 0x5000, 0x6000), leads_to(scene, 0x9000, 0xA000)) == (False, True)
+
+
+@pytest.mark.spec(INVALIDATIONS)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_under_nested_paging_neither_is_an_event(kernel: str, mmu: MmuKind) -> None:
+    """Edge: what is flushed there is the processor's alone. KVM intercepts INVLPGA, and has nothing to do."""
+    scene = editing_guest(kernel, {0x5000: 0x6000}, mmu=mmu)
+    scene.reads(0x5000)
+    scene.edit(0x5000, 0x7067)
+    scene.vm.memory.write(0x7000, 77)
+    scene.reads(0x7000)
+    before = scene.vm.snapshot()
+
+    scene.cpu.invlpg(0x5000)
+    scene.cpu.invlpga(0x5000, 1)
+
+    unchanged = scene.vm.snapshot() == before
+    assert unchanged
+    assert scene.reads(0x5000) == 77
 
 
 @pytest.mark.spec(CHANGES)

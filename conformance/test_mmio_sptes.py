@@ -1,6 +1,7 @@
 """Section "Fast invalidation of MMIO sptes"."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,7 +12,10 @@ from conformance.scenes import GIB, MIB, Scene, guest
 from mmu_model.hardware import Gfn
 from mmu_model.kvm import mmio
 from mmu_model.kvm.locks import Hold
-from mmu_model.kvm.memslot import KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS
+from mmu_model.kvm.memory_region import create_slot
+from mmu_model.kvm.memslot import KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS, KvmMemorySlot
+from mmu_model.kvm.spte import MMIO_SPTE_GEN_MASK
+from mmu_model.kvm.task import Task, finish, running
 from mmu_model.snapshot import MmuKind, Spte
 from mmu_model.snapshot.spte import Kind
 
@@ -246,3 +250,64 @@ def test_an_spte_made_during_an_update_is_never_believed(kernel: str, mmu: MmuKi
     seen.append(slow(scene))
 
     assert seen == [True, True, True, False]
+
+
+@contextmanager
+def memory_comes_in_the_middle_of_an_access(scene: Scene) -> Iterator[KvmMemorySlot]:
+    """The guest accesses DEVICE, where there is no memory; when KVM has found that out, and before it does anything
+    about it, the process puts memory there. While the context lasts the access is over and the update is not."""
+    kvm, process = scene.vm.kvm, Task("process")
+    slot = KvmMemorySlot(1, Gfn(DEVICE >> 12), MIB >> 12, scene.vm.process.mmap(MIB >> 12))
+    update = create_slot(kvm, slot)
+
+    def begin() -> None:
+        with running(process):
+            for stop in update:
+                if not isinstance(stop, str) and not stop.ready():
+                    return
+
+    try:
+        with kvm.srcu.read, before("kvm.faultin._handle_noslot_fault", begin):
+            scene.reads(DEVICE)
+            yield slot
+    finally:
+        with running(process):
+            finish(update)
+
+
+@pytest.mark.spec("fast-invalidation-of-mmio-sptes/race/memslots-read-several-times")
+def test_one_access_reads_the_memslots_several_times(kernel: str, mmu: MmuKind) -> None:
+    """The first time there is no memory, so that an MMIO spte is made. A later time the update is seen, so that the
+    vCPU remembers nothing."""
+    scene = guest(kernel, mmu)
+
+    with memory_comes_in_the_middle_of_an_access(scene):
+        remembered = scene.cpu.vcpu.mmio.gfn
+
+    assert remembered == 0
+    assert mmio_spte(scene) is not None
+
+
+@pytest.mark.spec("fast-invalidation-of-mmio-sptes/race/memslots-read-several-times")
+def test_an_access_that_nobody_disturbs_is_remembered(kernel: str, mmu: MmuKind) -> None:
+    """Edge: all readings agree."""
+    scene = guest(kernel, mmu)
+    scene.reads(DEVICE)
+
+    assert scene.cpu.vcpu.mmio.gfn == DEVICE >> 12
+
+
+@pytest.mark.spec("fast-invalidation-of-mmio-sptes/race/old-slots-new-generation")
+def test_an_spte_of_old_memslots_gets_the_generation_of_the_new(kernel: str, mmu: MmuKind) -> None:
+    """It says that there is no memory where there is some by now, and its generation is that of the memslots that
+    have it."""
+    scene = guest(kernel, mmu)
+
+    with memory_comes_in_the_middle_of_an_access(scene) as slot:
+        spte, slots = mmio_spte(scene), scene.vm.kvm.memslots[0]
+        assert slots.find(DEVICE >> 12) is slot
+        assert spte is not None and spte.mmio_gfn == DEVICE >> 12
+        assert spte.mmio_generation == slots.generation & MMIO_SPTE_GEN_MASK
+
+    assert scene.reads(DEVICE) == 0
+    assert mmio_spte(scene) is None

@@ -4,13 +4,24 @@ import pytest
 
 from conformance.between import before
 from conformance.looking import backing, links, structs
-from conformance.scenes import MIB, NESTED_TABLES, PAGE, USED, Scene, editing_guest, guest, nested_guest
+from conformance.scenes import (
+    MIB,
+    NESTED_FORMATS,
+    NESTED_TABLES,
+    PAGE,
+    USED,
+    Scene,
+    editing_guest,
+    guest,
+    nested_guest,
+)
 from mmu_model.hardware import ERROR_RSVD, PageFault
 from mmu_model.kvm import page_fault
 from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from mmu_model.kvm.memory_region import set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
 from mmu_model.kvm.types import Hva
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind, Spte
 from mmu_model.snapshot.spte import Kind
 
@@ -151,10 +162,13 @@ def test_under_nested_paging_guest_faults_and_tables_are_not_kvms_business(kerne
 
 @pytest.mark.spec("reaction-to-events/not-in-direct-mode/footnote")
 @pytest.mark.parametrize("mmu", NESTED_PAGING)
-def test_a_hypervisors_nested_tables_are_protected_in_direct_mode(kernel: str, mmu: MmuKind) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_a_hypervisors_nested_tables_are_protected_in_direct_mode(
+    kernel: str, mmu: MmuKind, tdp_format: TdpFormat
+) -> None:
     """Edge: they are shadowed for the nested guest, so the hypervisor's write to them faults, though its own
     memory is mapped directly."""
-    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000}, tdp_format=tdp_format)
     scene.reads(0x5000)
     scene.cpu.leave_nested()
     hypervisor = guest(kernel, mmu).cpu.vcpu.registers

@@ -5,6 +5,7 @@ import pytest
 from conformance.looking import structs
 from conformance.scenes import (
     MIB,
+    NESTED_FORMATS,
     NESTED_TABLES,
     PAGE,
     STUCK,
@@ -12,6 +13,7 @@ from conformance.scenes import (
     editing_guest,
     guest,
     nested_guest,
+    nested_root,
 )
 from mmu_model.hardware import PAGE_SHIFT, Gfn, Kind, access
 from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
@@ -90,9 +92,10 @@ def test_not_if_the_table_translates_the_very_access(kernel: str, read_before: b
 
 @pytest.mark.spec(UNSHADOW)
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_not_for_nested_guests(kernel: str, mmu: MmuKind) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_not_for_nested_guests(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
     """Edge: what KVM shadows are the tables of the guest, not of the guest's guest."""
-    scene = nested_guest(kernel, mmu, mapped={0x5000: NESTED_TABLES})
+    scene = nested_guest(kernel, mmu, mapped={0x5000: NESTED_TABLES}, tdp_format=tdp_format)
     scene.reads(0x5000)
 
     assert stores(scene, 0x5000 + 8 * 300, 0) == FAILED
@@ -189,9 +192,12 @@ def test_not_what_is_absent(kernel: str, mmu: MmuKind) -> None:
 @pytest.mark.spec(FAST)
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind, level: int) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_not_what_is_protected_as_a_table(
+    kernel: str, mmu: MmuKind, level: int, tdp_format: TdpFormat
+) -> None:
     """Edge: KVM has to see the write to what it shadows for a nested guest, or to note that it may be written to."""
-    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000}, tdp_format=tdp_format)
     assert scene.tables is not None
     table = scene.tables.entry_address(0x5000, level) & -PAGE
     scene.cpu.leave_nested()
@@ -199,7 +205,7 @@ def test_not_what_is_protected_as_a_table(kernel: str, mmu: MmuKind, level: int)
     scene.cpu.set_registers(without_paging)
     scene.reads(table)
     scene.cpu.set_registers(hypervisor)
-    scene.cpu.enter_nested(scene.tables.root, without_paging)
+    scene.cpu.enter_nested(nested_root(scene.tables.root, "4-level", tdp_format), without_paging)
     scene.reads(0x5000)
     scene.cpu.leave_nested()
     scene.cpu.set_registers(without_paging)

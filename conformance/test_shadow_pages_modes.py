@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.looking import backing, children, reached, roots, structs
+from conformance.looking import FLAGS, backing, children, flags_after_use, roots, structs
 from conformance.pictures import Camera
 from conformance.scenes import MIB, P_W_U, Scene, guest, nested_guest
 from mmu_model.hardware import CR0_WP, CR4_LA57, CR4_SMAP, CR4_SMEP, Registers
@@ -263,25 +263,6 @@ def test_passthrough_takes_five_levels_over_four(
     picture(f"{host_levels} levels over {paging} nested tables", scene.vm)
 
 
-FLAGS = {TdpFormat.NPT: 3 << 5, TdpFormat.EPT: 3 << 8, TdpFormat.EPT_WITHOUT_AD: 3 << 8}
-"""Accessed and dirty: where they are in an spte, or would be."""
-
-
-def flags_after_use(scene: Scene, flags: int) -> dict[str, int]:
-    """What the processor makes of both flags of the page at 0x5000, after KVM cleared them, by access."""
-    kvm = scene.vm.kvm
-    leaf = next(found for found in reached(scene.vm.snapshot()) if found.offset == 5)
-    sptep = next(sp.sptep(5) for sp in structs(scene.vm) if sp.hpa >> 12 == leaf.holder.spt)
-    kvm.host.write(sptep, leaf.spte.raw & ~flags)
-    kvm.flush_remote_tlbs()
-    seen = {}
-    scene.cpu.read(0x5000)
-    seen["read"] = kvm.host.read(sptep) & flags
-    scene.cpu.write(0x5000, 1)
-    seen["write"] = kvm.host.read(sptep) & flags
-    return seen
-
-
 @pytest.mark.spec("role.ad_disabled/cannot-use-ad-bits")
 @pytest.mark.parametrize("tdp_format", FLAGS)
 def test_pages_whose_entries_the_processor_does_not_mark_have_ad_disabled(
@@ -293,7 +274,7 @@ def test_pages_whose_entries_the_processor_does_not_mark_have_ad_disabled(
     flags = 3 << 5 if mmu is MmuKind.SHADOW else FLAGS[tdp_format]
     without = mmu is not MmuKind.SHADOW and tdp_format is TdpFormat.EPT_WITHOUT_AD
 
-    seen = flags_after_use(scene, flags)
+    seen = flags_after_use(scene.vm, scene.cpu, flags)
 
     accessed = flags & -flags
     assert seen == ({"read": 0, "write": 0} if without else {"read": accessed, "write": flags})
@@ -308,7 +289,7 @@ def test_a_nested_guest_without_ept_of_its_own_is_not_counted(kernel: str, mmu: 
     scene.cpu.enter_nested(None, Registers(maxphyaddr=46))
     scene.cpu.write(0x5000, 5)
 
-    assert flags_after_use(scene, FLAGS[TdpFormat.EPT]) == {"read": 0, "write": 0}
+    assert flags_after_use(scene.vm, scene.cpu, FLAGS[TdpFormat.EPT]) == {"read": 0, "write": 0}
     (root,) = roots(scene.vm.snapshot())
     assert (root.role.guest_mode, root.role.ad_disabled) == (1, 0)
 

@@ -21,6 +21,7 @@ from conformance.scenes import (
 from mmu_model.hardware import Mode
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.types import pa
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from mmu_model.snapshot.spte import FRAME, Kind
 
@@ -137,6 +138,11 @@ def nested_shadow(kernel: str) -> Scene:
     return scene
 
 
+def nested_ept(kernel: str) -> Scene:
+    """The same with an EPT of the hypervisor's, and without tables of the nested guest's own."""
+    return nested_guest(kernel, MmuKind.TDP, mapped={THERE: WHERE}, tdp_format=TdpFormat.EPT)
+
+
 GUESTS: dict[str, tuple[Callable[[str], Scene], int, int, int]] = {
     "shadow-pages/nonpaging/gpa-to-hpa": (off, THERE, THERE, THERE),
     "shadow-pages/paging/gva-to-gpa-to-hpa": (paging, HERE, HERE, THERE),
@@ -157,7 +163,10 @@ LEAF = [
     ("scene_of", "used", "stands_for", "gpa"),
     [
         pytest.param(*case, id=name.split("/")[1], marks=[pytest.mark.spec(mark) for mark in [name, *LEAF]])
-        for name, case in GUESTS.items()
+        for name, case in (
+            *GUESTS.items(),
+            ("shadow-pages/nested-tdp/ngpa-to-gpa-to-hpa", (nested_ept, THERE, THERE, WHERE)),
+        )
     ],
 )
 def test_a_leaf_goes_from_its_address_to_the_host(

@@ -1,5 +1,7 @@
 """The TDP MMU's references to its roots, and how long a vCPU waits while everything goes."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from conformance.looking import structs
@@ -71,37 +73,76 @@ def test_a_root_that_is_gone_gets_no_reference_in_any_order(kernel: str) -> None
     assert explored.schedules > 100
 
 
-def waiting_vcpu(kernel: str, mmu: MmuKind, pages: int) -> int:
-    """A guest has touched so many pages, 2 MiB apart; everything is zapped, and meanwhile it touches another.
+@dataclass
+class Zapped:
+    """A guest had touched pages, 2 MiB apart; everything was zapped, and meanwhile it touched another.
 
-    For how many steps of others its vCPU has to wait.
+    Attributes
+    ----------
+    vcpu_blocked_steps :
+        What others did while its vCPU waited for them.
+    steps :
+        What who zaps everything did in all.
+
     """
+
+    vcpu_blocked_steps: int
+    steps: int = 0
+
+
+def zap_below_a_guest(kernel: str, mmu: MmuKind, pages: int) -> Zapped:
+    """So many pages."""
     scene = guest(kernel, mmu, memory={GIB: (pages + 2) * 2 * MIB})
     for page in range(pages):
         scene.cpu.read(GIB + page * 2 * MIB)
     address = GIB + pages * 2 * MIB
     touch = faults if mmu is MmuKind.TDP else any_fault
-    before = scene.vm.kvm.mmu_valid_gen
+    before, found = scene.vm.kvm.mmu_valid_gen, Zapped(0)
+
+    def zaps() -> Steps[None]:
+        for step in zaps_all(scene.vm):
+            found.steps += 1
+            yield step
 
     def runs() -> Steps[None]:
         while scene.vm.kvm.mmu_valid_gen == before:
             yield "runs the guest"
         yield from touch(scene.cpu.vcpu, address)
 
-    race = Race({"process": zaps_all(scene.vm), "vcpu": runs()})
-    waited = blocked_steps(race)["vcpu"]
+    found.vcpu_blocked_steps = blocked_steps(Race({"process": zaps(), "vcpu": runs()}))["vcpu"]
     assert scene.reads(address + PAGE) == 0
-    return waited
+    return found
+
+
+TWO_DIMENSIONS = pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
 
 
 @pytest.mark.spec("mmu_valid_gen/fast-zap")
-@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+@TWO_DIMENSIONS
 def test_how_long_a_vcpu_waits_does_not_depend_on_the_number_of_pages(kernel: str, mmu: MmuKind) -> None:
     """It does wait for mmu_lock, but as long for 50 tables as for 150. In the shadow MMU it needs the lock up to
     four times until it runs again, and each time gets it after ten pages."""
-    few, many = waiting_vcpu(kernel, mmu, 50), waiting_vcpu(kernel, mmu, 150)
+    few, many = (zap_below_a_guest(kernel, mmu, pages).vcpu_blocked_steps for pages in (50, 150))
 
     assert 1 <= few == many <= (4 if mmu is MmuKind.TDP else 4 * 12)
+
+
+@pytest.mark.spec("mmu_valid_gen/fast-zap")
+@TWO_DIMENSIONS
+def test_zapping_everything_takes_longer_the_more_there_is(kernel: str, mmu: MmuKind) -> None:
+    """A step for every table at least: of which the vCPU waits for a few, and for fewer the more there are."""
+    few, many = (zap_below_a_guest(kernel, mmu, pages) for pages in (50, 150))
+
+    assert many.steps - few.steps >= 100
+    assert many.vcpu_blocked_steps * few.steps < few.vcpu_blocked_steps * many.steps
+    assert many.vcpu_blocked_steps * 3 < many.steps
+
+
+@pytest.mark.spec("mmu_valid_gen/fast-zap-without-blocking", refutes=True)
+@TWO_DIMENSIONS
+def test_a_vcpu_is_kept_waiting(kernel: str, mmu: MmuKind) -> None:
+    """For at least one step of who zaps everything, however little there is to zap."""
+    assert zap_below_a_guest(kernel, mmu, 1).vcpu_blocked_steps >= 1
 
 
 @pytest.mark.spec("mmu_valid_gen/fast-zap")

@@ -5,6 +5,7 @@ import pytest
 from conformance.looking import backing, reached, roots, translations
 from conformance.scenes import (
     MIB,
+    NESTED_FORMATS,
     NESTED_TABLES,
     PAGE,
     STUCK,
@@ -18,6 +19,7 @@ from conformance.scenes import (
 )
 from mmu_model.hardware import Mode, Registers
 from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind, Snapshot
 
 ALL_PAGING = ["off", "32-bit", "PAE", "4-level", "5-level"]
@@ -86,12 +88,13 @@ def test_with_paging_the_guests_tables_come_first(kernel: str, mmu: MmuKind, pag
 
 
 @pytest.mark.spec("translation/nested/ngva-to-ngpa-to-gpa-to-hpa")
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_a_nested_guest_has_three_translations(kernel: str, mmu: MmuKind) -> None:
+def test_a_nested_guest_has_three_translations(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
     """By its own tables, by those of its hypervisor, and by the host's: each leads somewhere else."""
     linear = {0x1_0000: 0x2_0000, 0x1_1000: 0x2_1000}
     nested = {0x2_0000: 0x3_0000, 0x2_1000: 0x4_0000, 0x1_0000: 0x5_0000, 0x1_1000: 0x5_1000}
-    scene = inner_paging_guest(kernel, mmu, linear=linear, nested=nested)
+    scene = inner_paging_guest(kernel, mmu, linear=linear, nested=nested, tdp_format=tdp_format)
     numbered(scene, *linear, *linear.values(), *nested.values())
 
     assert {address: scene.reads(address + 8) for address in linear} == {
@@ -135,8 +138,9 @@ def test_without_nested_paging_the_hypervisor_makes_two_steps_one(kernel: str) -
         (MmuKind.DIRECT, "nested", 3, 2),
     ],
 )
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
 def test_the_processor_makes_no_more_translations_than_are_needed(
-    kernel: str, mmu: MmuKind, paging: str, needed: int, made: int
+    kernel: str, mmu: MmuKind, paging: str, needed: int, made: int, tdp_format: TdpFormat
 ) -> None:
     """One to three are needed; a processor makes one, or two with nested paging. KVM's tables combine them.
 
@@ -144,10 +148,14 @@ def test_the_processor_makes_no_more_translations_than_are_needed(
     """
     if paging == "nested":
         scene = inner_paging_guest(
-            kernel, mmu, linear={LINEAR: LINEAR + PAGE}, nested={LINEAR + PAGE: 0x7000}
+            kernel,
+            mmu,
+            linear={LINEAR: LINEAR + PAGE},
+            nested={LINEAR + PAGE: 0x7000},
+            tdp_format=tdp_format,
         )
     else:
-        scene = guest(kernel, mmu, paging, mapped=MAPPED)
+        scene = guest(kernel, mmu, paging, mapped=MAPPED, tdp_format=tdp_format)
     page = LINEAR if needed == 1 else 0x7000
     numbered(scene, page)
 
@@ -170,15 +178,16 @@ def test_the_processor_makes_no_more_translations_than_are_needed(
         (MmuKind.DIRECT, "nested", False),
     ],
 )
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
 def test_it_is_direct_if_the_processor_makes_all_translations(
-    kernel: str, mmu: MmuKind, paging: str, direct: bool
+    kernel: str, mmu: MmuKind, paging: str, direct: bool, tdp_format: TdpFormat
 ) -> None:
     """Then each of KVM's entries stands for the guest-physical address of its place, whatever the guest has
     in its tables; otherwise for what these say."""
     scene = (
-        nested_guest(kernel, mmu, mapped=MAPPED)
+        nested_guest(kernel, mmu, mapped=MAPPED, tdp_format=tdp_format)
         if paging == "nested"
-        else guest(kernel, mmu, paging, mapped=MAPPED)
+        else guest(kernel, mmu, paging, mapped=MAPPED, tdp_format=tdp_format)
     )
 
     assert all(scene.reads(address) != STUCK for address in MAPPED)

@@ -5,7 +5,16 @@ import pytest
 from conformance.computers import Computer
 from conformance.features import FURTHER, NAMED, PROTECTION_KEYS, Feature
 from conformance.looking import processor
-from conformance.scenes import MIB, PAGING, Scene, guest, nested_guest, paging_registers
+from conformance.scenes import (
+    MIB,
+    NESTED_FORMATS,
+    PAGING,
+    Scene,
+    guest,
+    nested_guest,
+    nested_root,
+    paging_registers,
+)
 from mmu_model.hardware import (
     CR4_PGE,
     ExtendedPaging,
@@ -192,9 +201,10 @@ def test_a_program_finds_more_than_the_traditional_mmu(kernel: str, mmu: MmuKind
 
 @pytest.mark.spec(NESTED)
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_a_guest_hypervisor_has_nested_page_tables(kernel: str, mmu: MmuKind) -> None:
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_a_guest_hypervisor_has_nested_page_tables(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
     """What its guest uses goes by the tables that it made, and not to the same address of its own memory."""
-    scene = nested_guest(kernel, mmu, mapped={0x5000: 3 * MIB, 0x6000: 0x5000})
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 3 * MIB, 0x6000: 0x5000}, tdp_format=tdp_format)
     scene.vm.memory.write(3 * MIB, 33)
     scene.vm.memory.write(0x5000, 55)
 
@@ -203,11 +213,16 @@ def test_a_guest_hypervisor_has_nested_page_tables(kernel: str, mmu: MmuKind) ->
 
 @pytest.mark.spec(NESTED)
 def test_without_nested_paging_there_is_none_to_offer(kernel: str) -> None:
-    """A host that does not use NPT has none for its guests either."""
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x5000})
+    """A host that does not use NPT has none for its guests either; so with EPT."""
+    npt, ept = (
+        guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x5000}, tdp_format=tdp_format)
+        for tdp_format in NESTED_FORMATS
+    )
 
     with pytest.raises(KvmError, match="without nested paging"):
-        scene.cpu.enter_nested(0x5000, Registers())
+        npt.cpu.enter_nested(0x5000, Registers())
+    with pytest.raises(KvmError, match="without EPT"):
+        ept.cpu.enter_nested(nested_root(0x5000, "4-level", TdpFormat.EPT), Registers())
 
 
 def two_pages(*flags: int, cr4: int = CR4_PGE) -> tuple[LogicalProcessor, dict[int, int]]:

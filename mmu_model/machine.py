@@ -5,40 +5,35 @@ it; then the access is tried again, until it succeeds or the guest gets a fault.
 """
 
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
+from mmu_model.exits import VmExit, exit_of
+from mmu_model.guest_entry import load_processor, spte_masks
 from mmu_model.hardware import control
 from mmu_model.hardware.access import Access, Kind, access
-from mmu_model.hardware.ept import ExtendedPaging
-from mmu_model.hardware.faults import EptMisconfiguration, EptViolation, NestedPageFault, PageFault
-from mmu_model.hardware.nested import SecondDimension
-from mmu_model.hardware.npt import NestedPaging
-from mmu_model.hardware.pml import PageModificationLogFull
+from mmu_model.hardware.faults import Fault
 from mmu_model.hardware.processor import LogicalProcessor
 from mmu_model.hardware.registers import (
     CR0_PE,
     CR0_PG,
-    CR0_WP,
-    CR4_LA57,
-    CR4_PAE,
-    CR4_PKE,
-    CR4_SMAP,
-    CR4_SMEP,
-    EFER_LMA,
-    EFER_LME,
-    EFER_NXE,
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.hypervisor import Hypervisor
-from mmu_model.kernels import Kernel, kernel_named, on_32_bit
+from mmu_model.kernels import kernel_named, on_32_bit
 from mmu_model.kvm.context import kvm_mmu_after_set_cpuid
 from mmu_model.kvm.emulate import Instruction, MmioExit, x86_emulate_instruction
 from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.fault import RET_PF_EMULATE
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.host import Host
-from mmu_model.kvm.memory_region import add_memory_region, delete_memory_region
+from mmu_model.kvm.memory_region import (
+    add_memory_region,
+    address_space,
+    check_region,
+    delete_memory_region,
+)
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.notifier import KvmMmuNotifier
 from mmu_model.kvm.observe import snapshot
@@ -49,9 +44,8 @@ from mmu_model.kvm.requests import check_request
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.kvm.roots import kvm_mmu_reset_context, serve_requests
 from mmu_model.kvm.shrinker import mmu_shrinker
-from mmu_model.kvm.spte import SpteMasks, ept_masks, paging_masks
 from mmu_model.kvm.task import finish
-from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, PT64_ROOT_5LEVEL
+from mmu_model.kvm.types import PG_LEVEL_4K, PT32E_ROOT_LEVEL, PT64_ROOT_4LEVEL, Hva
 from mmu_model.kvm.vcpu import (
     KVM_REQ_LOAD_MMU_PGD,
     KVM_REQ_TLB_FLUSH,
@@ -61,10 +55,6 @@ from mmu_model.kvm.vcpu import (
 )
 from mmu_model.kvm.vm import Kvm, Parameters, TdpFormat
 from mmu_model.kvm.vmx import (
-    EPT_MISCONFIG_ERROR_CODE,
-    construct_eptp,
-    ept_misconfig_exit,
-    ept_violation_error_code,
     vmx_flush_pml_buffer,
 )
 from mmu_model.kvm.words import load, store
@@ -84,22 +74,6 @@ FLUSHES: Final = KVM_REQ_TLB_FLUSH | KVM_REQ_TLB_FLUSH_CURRENT
 
 class TripleFault(Exception):
     """The guest cannot go on."""
-
-
-class VmExit(Exception):
-    """The processor left the guest in the middle of an instruction.
-
-    Attributes
-    ----------
-    fault :
-        The address, gva or gpa, and error code of a fault that is KVM's business; None if the guest can
-        simply go on.
-
-    """
-
-    def __init__(self, fault: tuple[int, int] | None) -> None:
-        super().__init__(fault)
-        self.fault = fault
 
 
 class VirtualMachine:
@@ -189,8 +163,10 @@ class VirtualMachine:
         `as_id` 1 is the memory of SMM. Other parameters as of :meth:`Process.mmap` and
         :func:`~mmu_model.kvm.memory_region.add_memory_region`, which raises the errors.
         """
+        slots = address_space(self.kvm, as_id)
+        slot_id = next(number for number in count() if slots.by_id(number) is None)
+        check_region(self.kvm, slots, slot_id, gpa, size, Hva(0), flags)
         hva = self.process.mmap(size >> PAGE_SHIFT, level, writable=writable, offset=offset)
-        slot_id = sum(1 for _ in self.kvm.memslots[as_id])
         return add_memory_region(self.kvm, slot_id, gpa, size, hva, flags=flags, as_id=as_id)
 
     def remove_memory(self, slot: KvmMemorySlot) -> None:
@@ -308,29 +284,11 @@ class Cpu(Hypervisor):
             raise TripleFault("CR3 points at no memory")
         if check_request(vcpu, KVM_REQ_LOAD_MMU_PGD):
             vcpu.requests &= ~FLUSHES
-            self._processor = self._load()
+            self._processor = load_processor(vcpu)
         elif vcpu.requests & FLUSHES:
             vcpu.requests &= ~FLUSHES
             flush = self._processor.invept if vcpu.kvm.parameters.ept_enabled else self._processor.flush_asid
             flush()
-
-    def _load(self) -> LogicalProcessor:
-        """A processor that has entered the guest, with the root that KVM has for it."""
-        vcpu, processor = self.vcpu, LogicalProcessor(self._vm.host.memory)
-        if vcpu.kvm.parameters.tdp_enabled:
-            processor.enter_guest(vcpu.registers, self._second_dimension(), pdptes=vcpu.pdptes)
-        else:
-            processor.enter_guest(shadow_paging_registers(vcpu.registers, vcpu.mmu.root.hpa), None)
-        return processor
-
-    def _second_dimension(self) -> SecondDimension:
-        vcpu, maxphyaddr = self.vcpu, self._vm.host.memory.maxphyaddr
-        if vcpu.kvm.parameters.ept_enabled:
-            log = None if vcpu.guest_mode else vcpu.pml
-            return ExtendedPaging(construct_eptp(vcpu), exec_only=True, maxphyaddr=maxphyaddr, log=log)
-        la57 = CR4_LA57 if vcpu.mmu.root_role.level == PT64_ROOT_5LEVEL else 0
-        efer = EFER_NXE | (EFER_LMA if vcpu.kvm.host.x86_64 else 0)
-        return NestedPaging(vcpu.mmu.root.hpa, cr4=CR4_PAE | la57, efer=efer, maxphyaddr=maxphyaddr)
 
     def execute(self, instruction: Instruction) -> int:
         """What the processor does by itself in the guest; then it is outside again.
@@ -345,21 +303,11 @@ class Cpu(Hypervisor):
         """
         try:
             return self._access(instruction)
-        except PageFault as fault:
-            if self.vcpu.kvm.parameters.tdp_enabled:
-                raise  # it is none of KVM's business (svm.c: init_vmcb; vmx.c: vmx_update_exception_bitmap)
-            raise VmExit((fault.cr2, fault.error_code)) from None
-        except NestedPageFault as fault:
-            self.vcpu.exit = fault
-            raise VmExit((fault.exit_info_2, fault.exit_info_1)) from None
-        except EptViolation as fault:
-            self.vcpu.exit_qualification = fault.exit_qualification
-            raise VmExit((fault.gpa, ept_violation_error_code(fault.exit_qualification))) from None
-        except EptMisconfiguration as fault:
-            ept_misconfig_exit(self.vcpu)
-            raise VmExit((fault.gpa, EPT_MISCONFIG_ERROR_CODE)) from None
-        except PageModificationLogFull:
-            raise VmExit(None) from None
+        except Fault as fault:
+            exit_reason = exit_of(self.vcpu, fault)
+            if exit_reason is None:
+                raise
+            raise exit_reason from None
         finally:
             vmx_flush_pml_buffer(self.vcpu)
 
@@ -385,35 +333,3 @@ class Cpu(Hypervisor):
         fault, self.vcpu.exception = self.vcpu.exception, None
         if fault is not None:
             raise fault
-
-
-def spte_masks(kernel: Kernel, parameters: Parameters, maxphyaddr: int) -> SpteMasks:
-    """The format of sptes that the host's processor walks for guests."""
-    if not parameters.ept_enabled:
-        return paging_masks(maxphyaddr)
-    has_ad_bits = parameters.tdp_format is TdpFormat.EPT
-    return ept_masks(has_ad_bits=has_ad_bits, suppress_ve=kernel.ept_suppresses_ve)
-
-
-def shadow_paging_registers(guest: Registers, root: int) -> Registers:
-    """What the processor runs a guest with that has no nested paging (svm.c: svm_set_cr0, svm_set_cr4).
-
-    Always with paging, PAE at least, and with CR0.WP and EFER.NX; a guest without paging is no reason for
-    SMEP, SMAP or protection keys.
-    """
-    cr4 = guest.cr4 | CR4_PAE
-    if not guest.cr0 & CR0_PG:
-        cr4 &= ~(CR4_SMEP | CR4_SMAP | CR4_PKE)
-    efer = guest.efer | EFER_NXE
-    if not efer & EFER_LMA:
-        efer &= ~EFER_LME
-    return Registers(
-        cr0=guest.cr0 | CR0_PE | CR0_PG | CR0_WP,
-        cr3=root,
-        cr4=cr4,
-        efer=efer,
-        pkru=guest.pkru,
-        pkrs=guest.pkrs,
-        ac=guest.ac,
-        maxphyaddr=guest.maxphyaddr,
-    )

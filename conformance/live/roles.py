@@ -200,6 +200,21 @@ def smm_selects_the_memslots(snapshot: Snapshot) -> Iterator[str]:
             yield f"{title(page)} spt[{index}] points at {title(child)}"
 
 
+@predicate(
+    "role.ad_disabled/cannot-use-ad-bits",
+    corrupt=corrupt_page(
+        lambda page: any(spte.kind is Kind.LEAF for spte in page.sptes().values()),
+        lambda page: with_role(page, ad_disabled=page.role.ad_disabled ^ 1),
+    ),
+)
+def leaves_say_whether_flags_are_used(snapshot: Snapshot) -> Iterator[str]:
+    """Where role.ad_disabled is 1, KVM marks every leaf as one without flags; elsewhere none."""
+    for page in snapshot.pages:
+        for index, spte in page.sptes().items():
+            if spte.kind is Kind.LEAF and (spte.ad_type == 1) != bool(page.role.ad_disabled):
+                yield f"{title(page)} spt[{index}] has type {spte.ad_type} of accessed and dirty flags"
+
+
 def _nested_root_of_the_hypervisor(snapshot: Snapshot) -> Snapshot | None:
     for vcpu in snapshot.vcpus:
         for page in (vcpu.guest_mmu.root.page, *vcpu.guest_mmu.pae_root):

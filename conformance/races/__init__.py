@@ -22,6 +22,7 @@ from conformance.races.faults import (
 )
 from conformance.races.memslots import (
     fast_zap_against_vcpu,
+    freed_memory_against_guest,
     mmio_against_new_memory,
     slot_against_notifier,
 )
@@ -54,6 +55,7 @@ RACES: Final[tuple[Callable[[str], Race], ...]] = (
     last_reference_against_iteration,
     fault_against_zap,
     fast_zap_against_vcpu,
+    freed_memory_against_guest,
     mmio_against_new_memory,
     slot_against_notifier,
     unsync_against_write,
@@ -77,6 +79,7 @@ __all__ = [
     "fault_against_notifier",
     "fault_against_zap",
     "flush_against_entry",
+    "freed_memory_against_guest",
     "huge_page_against_small",
     "last_reference_against_iteration",
     "mmio_against_new_memory",

@@ -3,6 +3,7 @@
 from typing import Final
 
 from conformance.scenes import PAGE, Scene, guest
+from mmu_model.exits import VmExit
 from mmu_model.hardware import PAGE_SHIFT, Gfn, Kind, access
 from mmu_model.kvm import zap_all
 from mmu_model.kvm.dirty_log import get_dirty_log
@@ -12,8 +13,10 @@ from mmu_model.kvm.fault import (
     PFERR_PRESENT_MASK,
     PFERR_USER_MASK,
     PFERR_WRITE_MASK,
+    RET_PF_EMULATE,
     RET_PF_RETRY,
     KvmPageFault,
+    RetPf,
 )
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.notifier import invalidate_range_end, invalidate_range_start
@@ -23,7 +26,7 @@ from mmu_model.kvm.roots import kvm_mmu_free_roots, serve_requests
 from mmu_model.kvm.task import Spin, Steps, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Hva
 from mmu_model.kvm.vcpu import KvmVcpu
-from mmu_model.machine import Cpu, VirtualMachine, VmExit
+from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import MmuKind
 from mmu_model.tdp.map import kvm_tdp_mmu_page_fault
 
@@ -32,8 +35,8 @@ WRITE_PROTECTED: Final = PFERR_USER_MASK | PFERR_WRITE_MASK | PFERR_PRESENT_MASK
 TOUCHED: Final = 0x5000
 
 
-def faults(vcpu: KvmVcpu, gpa: int, error_code: int = READ, max_level: int | None = None) -> Steps[None]:
-    """KVM_RUN: the vCPU serves its requests and faults at an address, until the fault is dealt with."""
+def faults(vcpu: KvmVcpu, gpa: int, error_code: int = READ, max_level: int | None = None) -> Steps[RetPf]:
+    """KVM_RUN: the vCPU serves its requests and faults at an address, until the fault is dealt with; how."""
     while True:
         with vcpu.kvm.srcu.read:
             yield from serve_requests(vcpu)
@@ -43,11 +46,11 @@ def faults(vcpu: KvmVcpu, gpa: int, error_code: int = READ, max_level: int | Non
             fault.max_level = max_level or fault.max_level
             result = yield from kvm_tdp_mmu_page_fault(vcpu, fault)
         if result is not RET_PF_RETRY:
-            return
+            return result
         yield Spin("the fault")
 
 
-def any_fault(vcpu: KvmVcpu, address: int, error_code: int = READ) -> Steps[None]:
+def any_fault(vcpu: KvmVcpu, address: int, error_code: int = READ) -> Steps[RetPf]:
     """The same with whatever MMU, where nobody comes in between while the lock is held."""
     while True:
         with vcpu.kvm.srcu.read:
@@ -55,12 +58,15 @@ def any_fault(vcpu: KvmVcpu, address: int, error_code: int = READ) -> Steps[None
             yield from vcpu.kvm.mmu_lock.write.wait()
             result = kvm_mmu_page_fault(vcpu, address, error_code)
         if result is not RET_PF_RETRY:
-            return
+            return result
         yield Spin("the fault")
 
 
-def accesses(cpu: Cpu, what: Instruction) -> Steps[int]:
-    """The guest accesses memory by its processor, with whatever is in the TLB; KVM serves the faults."""
+def accesses(cpu: Cpu, what: Instruction) -> Steps[int | None]:
+    """The guest accesses memory by its processor, with whatever is in the TLB; KVM serves the faults.
+
+    What was read, or 0; None if there is no memory.
+    """
     vcpu = cpu.vcpu
     while True:
         with vcpu.kvm.srcu.read:
@@ -74,7 +80,8 @@ def accesses(cpu: Cpu, what: Instruction) -> Steps[int]:
             leave_guest_mode(vcpu)
         if fault:
             handle = faults if vcpu.mmu is vcpu.root_mmu else any_fault
-            yield from handle(vcpu, *fault)
+            if (yield from handle(vcpu, *fault)) is RET_PF_EMULATE:
+                return None
 
 
 def writes(cpu: Cpu, address: int, *values: int) -> Steps[None]:

@@ -1,7 +1,7 @@
 """Memslots come and go while vCPUs fault and the host moves memory."""
 
 from conformance.looking import backing, structs
-from conformance.races.actors import faults, migrates
+from conformance.races.actors import accesses, faults, migrates, write
 from conformance.races.truths import leaf, leafs, whole
 from conformance.scenes import GIB, MIB, PAGE, guest
 from mmu_model.hardware import PAGE_SHIFT, Gfn
@@ -10,7 +10,7 @@ from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.mmio import check_mmio_spte, mmio_info_in_cache
 from mmu_model.kvm.roots import serve_requests
 from mmu_model.kvm.spte import spte_to_pfn
-from mmu_model.kvm.task import finish
+from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import PG_LEVEL_4K
 from mmu_model.schedule import Race
 from mmu_model.snapshot import MmuKind
@@ -30,6 +30,27 @@ def fast_zap_against_vcpu(kernel: str) -> Race:
         assert not frames & {spte_to_pfn(spte) for spte in usable}, "memory is mapped that is gone"
 
     return Race({"vcpu": faults(vcpu, GIB), "process": replace_slot(vm.kvm, slot, None)}, at_end=at_end)
+
+
+def freed_memory_against_guest(kernel: str) -> Race:
+    """A slot goes, and then its memory, while the guest writes to it by what its TLB knows."""
+    scene = guest(kernel, MmuKind.TDP)
+    slot = scene.vm.add_memory(GIB, PAGE)
+    vm = scene.vm
+    scene.cpu.write(GIB, 1)
+    frame, kept = (backing(vm, GIB >> PAGE_SHIFT) or 0) << PAGE_SHIFT, list[int]()
+
+    def frees() -> Steps[None]:
+        yield from replace_slot(vm.kvm, slot, None)
+        kept.append(vm.host.memory.read(frame))
+        yield "has given the memory to somebody else"
+
+    def at_end() -> None:
+        finish(serve_requests(scene.cpu.vcpu))
+        whole(vm)
+        assert [vm.host.memory.read(frame)] == kept, "the guest wrote to memory that is not its own any more"
+
+    return Race({"vcpu": accesses(scene.cpu, write(GIB, 2)), "process": frees()}, at_end=at_end)
 
 
 def mmio_against_new_memory(kernel: str) -> Race:

@@ -78,7 +78,7 @@ def shadowed(kernel: str) -> Shadowed:
     return found
 
 
-def remaps(at: Shadowed, cpu: Cpu, seen: list[int], *, faulting: bool) -> Steps[None]:
+def remaps(at: Shadowed, cpu: Cpu, seen: list[int | None], *, faulting: bool) -> Steps[None]:
     """The hypervisor makes NGPA lead to another page, flushes, and runs its guest, which reads there.
 
     Unless `faulting` it only writes when the table can be written to without a fault.
@@ -90,13 +90,13 @@ def remaps(at: Shadowed, cpu: Cpu, seen: list[int], *, faulting: bool) -> Steps[
     seen.append((yield from accesses(cpu, read(NGPA))))
 
 
-def _reads_the_new_page(seen: list[int]) -> None:
+def _reads_the_new_page(seen: list[int | None]) -> None:
     assert seen == [NEW], "the nested guest reads by an entry that was changed before the flush"
 
 
 def unsync_against_write(kernel: str) -> Race:
     """One vCPU faults on a table, which becomes unsync; the other writes an entry as soon as it can."""
-    at, seen = shadowed(kernel), list[int]()
+    at, seen = shadowed(kernel), list[int | None]()
 
     def at_end() -> None:
         whole(at.vm)
@@ -135,7 +135,7 @@ def write_before_the_root_is_marked(kernel: str) -> Race:
     the two marks of the first vCPU lie a few instructions, in which the second has to make its spte, run the
     guest and leave it again.
     """
-    at, seen = shadowed(kernel), list[int]()
+    at, seen = shadowed(kernel), list[int | None]()
     actors = {
         "vcpu0": faults(at.cpus[0].vcpu, at.gpte, WRITE_PROTECTED),
         "vcpu1": remaps(at, at.cpus[1], seen, faulting=True),

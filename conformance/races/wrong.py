@@ -330,6 +330,8 @@ WRONG = (
     Wrong(races.flush_against_entry, requests_are_looked_for_too_early, "not its own any more"),
     Wrong(races.flush_against_entry, nobody_waits_for_who_was_kicked, "not its own any more"),
     Wrong(races.flush_against_entry, vcpus_that_run_are_not_kicked, "not its own any more"),
+    Wrong(races.freed_memory_against_guest, nobody_waits_for_who_was_kicked, "not its own any more"),
+    Wrong(races.freed_memory_against_guest, vcpus_that_run_are_not_kicked, "not its own any more"),
     Wrong(races.clearing_w_against_write, tlbs_are_not_flushed, "the log does not know"),
     Wrong(races.clearing_w_against_write, the_bitmap_is_cleared_last, "the log does not know"),
     Wrong(races.clearing_d_against_write, tlbs_are_not_flushed, "the log does not know"),

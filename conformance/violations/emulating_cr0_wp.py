@@ -14,7 +14,7 @@ def _host_registers(model: BrokenModel, change: Any) -> None:
     def wrap(original: Any) -> Any:
         return lambda guest, root: change(guest, original(guest, root))
 
-    model.wrap("machine.shadow_paging_registers", wrap)
+    model.wrap("guest_entry.shadow_paging_registers", wrap)
 
 
 def _root_role(model: BrokenModel, **fields: int) -> None:

@@ -5,12 +5,15 @@ from typing import Any
 from conformance.broken import BrokenModel
 from mmu_model.hardware import ERROR_P, NestedPageFault, PageFault
 from mmu_model.kvm.memory_region import finish_memslots_update
+from mmu_model.kvm.roots import kvm_mmu_unload
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
+from mmu_model.shadow.invlpg import kvm_mmu_invalidate_addr
 from mmuspec.violations import violates
 
 DRIVEN = "events/driven-by-events/guest-and-host"
 REGISTERS = "events/control-register-writes/cr3-above-all"
+INVALIDATIONS = "events/invalidations/invlpg-and-invlpga"
 PRESSURE = "events/memory-pressure/shrinker"
 ACCESS = "events/missing-or-protected/access"
 
@@ -67,6 +70,46 @@ def missing_translations_read_as_zeroes(model: BrokenModel) -> None:
 def writes_to_protected_memory_are_lost(model: BrokenModel) -> None:
     """Where an spte does not permit the access nothing happens, and nobody knows."""
     _faults_are_no_events(model, protected=True)
+
+
+@violates(INVALIDATIONS)
+def invlpg_is_no_event(model: BrokenModel) -> None:
+    """The processor forgets the translation, and finds it again where KVM has it."""
+    model.replace("shadow.invlpg.kvm_mmu_invlpg", lambda vcpu, address: None)
+
+
+@violates(INVALIDATIONS)
+def invlpga_is_no_event(model: BrokenModel) -> None:
+    """KVM goes on behind the instruction."""
+    model.replace("hypervisor.Hypervisor.invlpga", lambda cpu, address, asid: None)
+
+
+@violates(INVALIDATIONS)
+def only_the_root_that_is_loaded_counts(model: BrokenModel) -> None:
+    """Those that are remembered are left as they are."""
+
+    def wrong(vcpu: Any, address: int) -> None:
+        kvm_mmu_invalidate_addr(vcpu, address, vcpu.mmu.root)
+
+    model.replace("shadow.invlpg.kvm_mmu_invlpg", wrong)
+
+
+@violates(INVALIDATIONS)
+def every_address_is_meant(model: BrokenModel) -> None:
+    """A flush of one address is one of all."""
+
+    def wrong(vcpu: Any, address: int) -> None:
+        for page in range(16):
+            for root in (vcpu.mmu.root, *vcpu.mmu.prev_roots):
+                kvm_mmu_invalidate_addr(vcpu, page << 12, root)
+
+    model.replace("shadow.invlpg.kvm_mmu_invlpg", wrong)
+
+
+@violates(INVALIDATIONS)
+def invlpga_is_an_event_under_nested_paging(model: BrokenModel) -> None:
+    """Everything that was built is given up."""
+    model.replace("hypervisor.Hypervisor.invlpga", lambda cpu, address, asid: kvm_mmu_unload(cpu.vcpu))
 
 
 @violates(REGISTERS)

@@ -1,5 +1,6 @@
 """Wrong models: fast invalidation of MMIO sptes."""
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -138,7 +139,43 @@ def the_flag_is_not_looked_at(model: BrokenModel) -> None:
     model.replace("kvm.mmio.check_mmio_spte", wrong)
 
 
-@violates(f"{SECTION}/in-progress/always-misses-once", f"{SECTION}/in-progress/examples")
+@violates(
+    f"{SECTION}/in-progress/always-misses-once",
+    f"{SECTION}/in-progress/examples",
+    f"{SECTION}/race/old-slots-new-generation",
+)
 def an_spte_of_an_update_has_the_next_generation(model: BrokenModel) -> None:
     """So that it is believed as soon as the update is over."""
     _stored(model, lambda generation: generation + 2 if generation & FLAG else generation)
+
+
+@violates(f"{SECTION}/race/memslots-read-several-times")
+def the_memslots_are_read_once(model: BrokenModel) -> None:
+    """A fault goes by what they are when it begins."""
+    held: dict[Any, Any] = {}
+
+    def change(original: Any) -> Any:
+        return property(lambda vcpu: held.get(vcpu) or original.fget(vcpu))
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, *fault: Any) -> Any:
+            held[vcpu] = deepcopy(vcpu.memslots, {id(slot): slot for slot in vcpu.memslots})
+            try:
+                return original(vcpu, *fault)
+            finally:
+                del held[vcpu]
+
+        return wrong
+
+    model.wrap("kvm.vcpu.KvmVcpu.memslots", change)
+    model.wrap("kvm.page_fault._do_page_fault", wrap)
+
+
+@violates(f"{SECTION}/race/old-slots-new-generation")
+def faults_begin_again_when_memslots_change(model: BrokenModel) -> None:
+    """What was seen before is forgotten."""
+
+    def wrap(original: Any) -> Any:
+        return lambda vcpu, fault: bool(vcpu.memslots.generation & FLAG) or original(vcpu, fault)
+
+    model.wrap("kvm.faultin.is_page_fault_stale", wrap)

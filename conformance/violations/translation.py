@@ -27,7 +27,7 @@ def kvm_carries_out_every_access(model: BrokenModel) -> None:
 def the_processor_walks_the_guests_own_tables(model: BrokenModel) -> None:
     """Without nested paging CR3 is loaded with what the guest loaded it with."""
     model.wrap(
-        "machine.shadow_paging_registers", lambda original: lambda guest, root: original(guest, guest.cr3)
+        "guest_entry.shadow_paging_registers", lambda original: lambda guest, root: original(guest, guest.cr3)
     )
 
 
@@ -108,14 +108,14 @@ def nested_guests_get_the_tables_of_their_hypervisor(model: BrokenModel) -> None
     """The processor is to walk what the guest hypervisor made, as if that held host-physical addresses."""
 
     def change(original: Any) -> Any:
-        def wrong(cpu: Any) -> Any:
-            if cpu.vcpu.guest_mode:
-                return NestedPaging(cpu.vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
-            return original(cpu)
+        def wrong(vcpu: Any) -> Any:
+            if vcpu.guest_mode:
+                return NestedPaging(vcpu.mmu.guest_pgd, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=46)
+            return original(vcpu)
 
         return wrong
 
-    model.wrap("machine.Cpu._second_dimension", change)
+    model.wrap("guest_entry.second_dimension", change)
 
 
 @violates(DIRECT)

@@ -138,7 +138,7 @@ def ept_is_not_walked(model: BrokenModel) -> None:
 @violates(HARDWARE)
 def ept_has_the_format_of_npt(model: BrokenModel) -> None:
     """KVM writes the same sptes for Intel's processors as for AMD's."""
-    model.replace("machine.spte_masks", lambda kernel, parameters, maxphyaddr: paging_masks(maxphyaddr))
+    model.replace("guest_entry.spte_masks", lambda kernel, parameters, maxphyaddr: paging_masks(maxphyaddr))
 
 
 @violates(HARDWARE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmu_model.snapshot import Snapshot
+from mmu_model.snapshot import Snapshot, SpteFormat
 
 from .contexts import vcpu_cards
 from .fold import Column, Stack, columns, page_change
@@ -51,7 +51,8 @@ def _facts(step: Step) -> Iterator[Row]:
     """What is the VM's own, each with what it was if that is something else."""
     new = step.after.snapshot
     old = step.before.snapshot if step.before else new
-    yield Row(f"Linux {new.kernel}, {MMU_NAMES[new.mmu]}")
+    layout = " (EPT)" if any(page.spte_format is SpteFormat.EPT for page in new.pages) else ""
+    yield Row(f"Linux {new.kernel}, {MMU_NAMES[new.mmu]}{layout}")
     for name, was, now in zip(_FACTS, _values(old), _values(new), strict=True):
         change = Change.NONE if was == now else Change.CHANGED
         yield Row(f"{name} {now}" if was == now else f"{name} {was} → {now}", change)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Final
 
 from mmu_model.snapshot import Recording
@@ -35,20 +35,14 @@ def chosen(names: Sequence[str], step: str) -> int | None:
 def write_files(folder: Path, files: Mapping[str, str]) -> list[Path]:
     """Write all or, if something goes wrong, none; gives the paths. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
+    places = {folder / f".writing-{os.getpid()}-{name}": folder / name for name in files}
     with ExitStack() as clean_up:
-        written = []
-        for name, content in files.items():
-            with NamedTemporaryFile(
-                "w", dir=folder, prefix=".writing-", encoding="utf-8", delete=False
-            ) as new:
-                beside = Path(new.name)
-                clean_up.callback(_remove, beside)
-                new.write(content)
-            beside.chmod(0o644)
-            written.append((beside, folder / name))
-        for beside, path in written:
+        for beside, content in zip(places, files.values(), strict=True):
+            clean_up.callback(_remove, beside)  # before it is there: an interruption may come at any moment
+            beside.write_text(content, encoding="utf-8")
+        for beside, path in places.items():
             beside.replace(path)
-    return [path for _, path in written]
+    return list(places.values())
 
 
 def _remove(path: Path) -> None:

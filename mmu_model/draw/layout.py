@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from .match import Change
 from .picture import Card, Link, Picture, Row
 from .text import clip
 
@@ -57,7 +58,7 @@ class Path:
     """A link as drawn: points between which it runs, in pairs from right to left edge of a gap."""
 
     points: tuple[Point, ...]
-    row: Row
+    change: Change
     link: Link
 
 
@@ -177,7 +178,8 @@ class _Laying:
             for column in range(card.column + 1, end.card.column):
                 y = self.lane_y[column, link.target]
                 points += [(self.x[column], y), (self.x[column] + self.widths[column], y)]
-            yield Path((*points, end.entrance), row, link)
+            change = card.change if row.change is Change.NONE else row.change
+            yield Path((*points, end.entrance), change, link)
 
 
 def _key(each: Card | _Lane) -> str:

@@ -15,7 +15,6 @@ from enum import Enum
 from functools import cached_property
 
 from mmu_model.snapshot import Entry, Kind, PageId, ShadowPage, Snapshot, Spte
-from mmu_model.snapshot.spte import FRAME
 
 INVALID = 1 << 11  # role.invalid, the one bit of a role that changes while the page lives
 LETTERS = 26
@@ -48,19 +47,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an entry says without its host frame: ``target`` is the label of the page that a table entry leads
-    to (None: no page owns that frame), ``gfn`` the first guest frame of a leaf."""
+    """What an entry says: ``spte`` has no host frame where it leads to one, ``target`` is the label of the page
+    that a table entry leads to (None: no page owns that frame), ``gfn`` the first guest frame of a leaf."""
 
-    kind: Kind
-    bits: int
-    level: int
+    spte: Spte
     target: str | None = None
     gfn: int | None = None
 
     @property
-    def spte(self) -> Spte:
-        """The entry, host frame 0 where it had one."""
-        return Spte(self.bits, self.level)
+    def kind(self) -> Kind:
+        """What the entry is."""
+        return self.spte.kind
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,12 @@ class Side:
         return {entry.index: self._meaning(page, entry) for entry in page.entries}
 
     def _meaning(self, page: ShadowPage, entry: Entry) -> Meaning:
-        level = page.role.level
-        spte = Spte(entry.raw, level)
+        spte = page.spte(entry)
         if spte.kind is Kind.TABLE:
-            return Meaning(spte.kind, spte.raw & ~FRAME, level, target=self.by_spt.get(spte.pfn))
+            return Meaning(spte.with_pfn(0), target=self.by_spt.get(spte.pfn))
         if spte.kind is Kind.LEAF:
-            return Meaning(spte.kind, spte.raw & ~FRAME, level, gfn=leaf_gfn(page, entry))
-        return Meaning(spte.kind, spte.raw, level)
+            return Meaning(spte.with_pfn(0), gfn=leaf_gfn(page, entry))
+        return Meaning(spte)
 
     def parents(self, page: ShadowPage) -> frozenset[tuple[str, int]]:
         """The entries that the page says lead to it, as label and index (parent_ptes, or ptep of the TDP MMU)."""

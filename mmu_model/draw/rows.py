@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mmu_model.snapshot import Kind, Snapshot
+from mmu_model.snapshot import Kind, Snapshot, Spte
 
 from .match import Change, Meaning, Pair, Side, Step, span
 from .picture import Link, Row
@@ -117,19 +117,17 @@ def _folded(runs: Sequence[Run], places: Places) -> list[Run]:
     for each in runs:
         run = replace(each, links=tuple(replace(link, target=places.of[link.target]) for link in each.links))
         last = folded[-1] if folded else None
-        if last and _continues(last, run, places):
+        if last and _continues(last, run):
             folded[-1] = replace(last, count=last.count + 1, links=merged(iter((*last.links, *run.links))))
         else:
             folded.append(run)
     return folded
 
 
-def _continues(run: Run, each: Run, places: Places) -> bool:
+def _continues(run: Run, each: Run) -> bool:
     if each.first != run.first + run.count or each.change is not run.change:
         return False
     if {link.target for link in run.links} != {link.target for link in each.links}:
-        return False
-    if run.shown.kind is Kind.TABLE and not all(link.target in places.stacks for link in run.links):
         return False
     return _follows(run.before, each.before, run.count) and _follows(run.after, each.after, run.count)
 
@@ -139,19 +137,19 @@ def _follows(one: Meaning | None, other: Meaning | None, distance: int) -> bool:
     if one is None or other is None:
         return one is other
     if one.kind is Kind.MMIO and other.kind is Kind.MMIO:
-        return other.bits == one.bits + (distance << 12)
-    gfn = one.gfn if one.gfn is None else one.gfn + distance * span(one.level)
-    return (one.kind, one.bits, gfn) == (other.kind, other.bits, other.gfn)
+        return other.spte.raw == one.spte.raw + (distance << 12)
+    gfn = one.gfn if one.gfn is None else one.gfn + distance * span(one.spte.level)
+    return (one.spte, gfn) == (other.spte, other.gfn)
 
 
 def _kept(runs: Sequence[Run], places: Places) -> set[Run]:
     """Changed ones first, then one of each sort, then the rest in order; last what leads to folded pages."""
     if len(runs) <= MOST_ROWS:
         return set(runs)
-    sorts: set[tuple[Kind, int]] = set()
+    sorts: set[Spte] = set()
     ranked = []
     for position, run in enumerate(runs):
-        sort = run.shown.kind, run.shown.bits
+        sort = run.shown.spte
         rank = 0 if run.change is not Change.NONE else 2 if sort in sorts else 1
         rank += 3 * any(link.target in places.stacks for link in run.links)
         sorts.add(sort)
@@ -178,7 +176,7 @@ def _was(before: Meaning, after: Meaning, count: int, snapshot: Snapshot) -> str
     if same and before.kind is Kind.TABLE:
         moved = before.target != after.target
         return access_words(before.spte) + (f" → {before.target or 'no page'}" if moved else "")
-    if before.kind is Kind.LEAF and (before.kind, before.bits) == (after.kind, after.bits):
+    if before.kind is Kind.LEAF and before.spte == after.spte:
         return f"gfn {hexadecimal(before.gfn or 0)}"
     if before.kind is after.kind is Kind.MMIO and before.spte.mmio_gfn == after.spte.mmio_gfn:
         return f"generation {before.spte.mmio_generation}"

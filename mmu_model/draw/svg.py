@@ -127,7 +127,8 @@ def _card(root: ElementTree.Element, box: Box) -> None:
     if card.change is not Change.NONE:
         label = f"{card.change.value} {CHANGES[card.change]}"
         right = box.x + box.width - PADDING - len(label) * CHARACTER
-        _text(root, right, box.line(0), label, f"bold {CLASSES[card.change]}".replace("gone", "wrong"))
+        colour = "wrong" if card.change is Change.REMOVED else CLASSES[card.change]  # not struck out
+        _text(root, right, box.line(0), label, f"bold {colour}")
     for number, words in enumerate(card.words):
         _text(root, box.x + PADDING, box.line(number + 1), clip(words), "dim")
     for y, row in box.rows():
@@ -138,7 +139,7 @@ def _card(root: ElementTree.Element, box: Box) -> None:
 
 
 def _link(root: ElementTree.Element, path: Path) -> None:
-    change = CLASSES[path.row.change]
+    change = CLASSES[path.change]
     (x, y), (end_x, end_y) = path.points[0], path.points[-1]
     ElementTree.SubElement(root, "path", {"class": f"link {change}".strip(), "d": _curve(path.points)})
     tip = f"M{_number(end_x - 7)},{_number(end_y - 4)}l7,4l-7,4z"

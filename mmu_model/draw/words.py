@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mmu_model.hardware.registers import CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, EFER_LMA
-from mmu_model.snapshot import Kind, MmuKind, Role, ShadowPage, Snapshot, Spte, Vcpu
+from mmu_model.snapshot import Kind, MmuKind, Role, ShadowPage, Snapshot, Spte, SpteFormat, Vcpu
 
 from .match import Meaning, span
 
@@ -109,9 +109,11 @@ def entry_words(meaning: Meaning, count: int, snapshot: Snapshot) -> str:
 
 
 def access_words(spte: Spte) -> str:
-    """``rwxu AD``, as `Spte` spells it."""
-    flags = (("r", bool(spte.raw & 1)), ("w", spte.writable), ("x", spte.executable), ("u", spte.user))
-    used = (("A", spte.accessed), ("D", spte.dirty))
+    """``rwxu AD``, as `Spte` spells it; entries of EPT know no user."""
+    flags = [("r", spte.readable), ("w", spte.writable), ("x", spte.executable)]
+    if spte.format is SpteFormat.PAGING:
+        flags.append(("u", spte.user))
+    used = [("A", spte.accessed), ("D", spte.dirty)]
     return " ".join("".join(letter if on else "-" for letter, on in some) for some in (flags, used))
 
 

@@ -44,6 +44,14 @@ class Instruction:
     known: bool = True
     edits_tables: bool = True
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for an access that no instruction of the model makes."""
+        if self.size not in (1, 2, 4, 8) or self.address % 8 + self.size > 8:
+            where = f"an access of {self.size} bytes at {self.address:#x}"
+            raise ValueError(f"{where}: 1, 2, 4 or 8 bytes within 8 are possible")
+        if self.value >> 8 * self.size:
+            raise ValueError(f"{self.value:#x} is written to {self.size} bytes: it does not fit")
+
 
 class EmulationFailed(Exception):
     """KVM cannot go on with the guest: KVM_EXIT_INTERNAL_ERROR, or #UD for user code (handle_emulation_failure)."""

@@ -23,6 +23,8 @@ from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
 KVM_MEMSLOT_PAGES_TO_MMU_PAGES_RATIO: Final = 50
 KVM_MIN_ALLOC_MMU_PAGES: Final = 64
 
+_MAX_PHYS_BITS: Final = 52
+
 
 def add_memory_region(
     kvm: Kvm, slot_id: int, gpa: int, size: int, userspace_addr: Hva, *, flags: int = 0, as_id: int = 0
@@ -32,12 +34,11 @@ def add_memory_region(
     Raises
     ------
     KvmError
-        The region is empty, unaligned, wraps around, overlaps another, or the number is taken; or the flags
-        or the address space do not exist.
+        The region is empty, unaligned, wraps around, lies beyond the address width, overlaps another, or the
+        number is taken; or the flags or the address space do not exist.
 
     """
-    slots = _address_space(kvm, as_id)
-    _check(slots, slot_id, gpa, size, userspace_addr, flags)
+    check_region(kvm, address_space(kvm, as_id), slot_id, gpa, size, userspace_addr, flags)
     slot = KvmMemorySlot(
         slot_id, Gfn(gpa >> PAGE_SHIFT), size >> PAGE_SHIFT, userspace_addr, flags=flags, as_id=as_id
     )
@@ -55,7 +56,9 @@ def move_memory_region(kvm: Kvm, slot: KvmMemorySlot, gpa: int) -> KvmMemorySlot
 
     """
     slots = kvm.memslots[slot.as_id]
-    _check(slots, slot.id, gpa, slot.npages << PAGE_SHIFT, slot.userspace_addr, slot.flags, old=slot)
+    check_region(
+        kvm, slots, slot.id, gpa, slot.npages << PAGE_SHIFT, slot.userspace_addr, slot.flags, old=slot
+    )
     moved = KvmMemorySlot(
         slot.id, Gfn(gpa >> PAGE_SHIFT), slot.npages, slot.userspace_addr, slot.flags, slot.as_id
     )
@@ -162,13 +165,15 @@ def _set_n_max_mmu_pages(kvm: Kvm) -> None:
     kvm.n_max_mmu_pages = max(pages // KVM_MEMSLOT_PAGES_TO_MMU_PAGES_RATIO, KVM_MIN_ALLOC_MMU_PAGES)
 
 
-def _address_space(kvm: Kvm, as_id: int) -> KvmMemslots:
+def address_space(kvm: Kvm, as_id: int) -> KvmMemslots:
+    """The memslots of an address space; raises KvmError if it does not exist."""
     if not 0 <= as_id < KVM_ADDRESS_SPACE_NUM:
         raise KvmError(f"address space {as_id} does not exist: there are 0 and, for SMM, 1")
     return kvm.memslots[as_id]
 
 
-def _check(
+def check_region(
+    kvm: Kvm,
     slots: KvmMemslots,
     slot_id: int,
     gpa: int,
@@ -177,6 +182,7 @@ def _check(
     flags: int,
     old: KvmMemorySlot | None = None,
 ) -> None:
+    """Raises KvmError if there cannot be such a slot; `old` is the slot that it replaces."""
     where = f"memory slot {slot_id} at {gpa:#x}"
     if size <= 0:
         raise KvmError(f"{where} is empty: its size is {size}")
@@ -185,6 +191,10 @@ def _check(
             raise KvmError(f"{where}: its {name} {value:#x} is not a multiple of {PAGE_SIZE:#x}")
     if gpa < 0 or gpa + size > 1 << 64:
         raise KvmError(f"{where} wraps around the end of the address space")
+    if gpa + size > 1 << _max_gpa_bits(kvm):
+        raise KvmError(
+            f"{where} reaches beyond the {_max_gpa_bits(kvm)} bits that guest-physical addresses have"
+        )
     if flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY):
         raise KvmError(f"{where}: its flags {flags:#x} do not exist")
     if old is None and slots.by_id(slot_id):
@@ -192,3 +202,8 @@ def _check(
     for other in (other for other in slots if other is not old):
         if other.base_gfn < gpa + size >> PAGE_SHIFT and gpa >> PAGE_SHIFT < other.end_gfn:
             raise KvmError(f"{where} overlaps slot {other.id} at {other.base_gfn << PAGE_SHIFT:#x}")
+
+
+def _max_gpa_bits(kvm: Kvm) -> int:
+    """How many bits the address of a frame may have that an spte stands for (mmu.h: kvm_mmu_max_gfn)."""
+    return kvm.host.memory.maxphyaddr if kvm.parameters.tdp_enabled else _MAX_PHYS_BITS

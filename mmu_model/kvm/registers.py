@@ -27,6 +27,7 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.kvm.context import kvm_init_mmu
+from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.nested_memory import pdpte_memory
 from mmu_model.kvm.roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context
 from mmu_model.kvm.task import finish
@@ -140,6 +141,8 @@ def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
         The hypervisor's EPT does not let its guest load PDPTEs from there.
 
     """
+    if registers.mode.is_long and not vcpu.kvm.host.x86_64:
+        raise KvmError("EFER.LMA is set: a 32-bit host runs no guest in long mode")
     vcpu.pdptes = _load_pdptrs(vcpu, registers)
     vcpu.registers = registers
 

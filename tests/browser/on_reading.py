@@ -73,6 +73,15 @@ def test_a_link_from_the_overview_opens_its_statement(gadget: Path, visit: Visit
     expect(card(page, id_of("state.kind"))).to_be_visible()  # what fails comes first
 
 
+def test_the_contents_say_where_one_is(gadget: Path, visit: Visit) -> None:
+    page = visit(gadget, height=300)
+
+    page.locator(".contents").get_by_role("link", name="Events").click()
+
+    expect(page.locator(".contents [aria-current]")).to_have_text("Events")
+    expect(page.get_by_role("heading", name="Events")).to_be_in_viewport()
+
+
 def test_marking_text_opens_nothing(gadget: Path, visit: Visit) -> None:
     page = visit(gadget)
     box = words(page, id_of("use_count")).bounding_box()
@@ -111,7 +120,7 @@ def test_marks_are_named_when_they_are_looked_for(gadget: Path, visit: Visit) ->
 
 
 FUNCTIONS = """[...document.querySelectorAll('.card a.path[href*=".py#L"]')]
-  .filter((link) => !/:\\d+$/.test(link.title)).map((link) => [link.title, link.getAttribute("href")])"""
+  .filter((link) => !/:\\d+$/.test(link.textContent)).map((link) => [link.textContent, link.getAttribute("href")])"""
 """Links to tests and violations; an assertion's line is that of the run, and the file may have changed since."""
 
 

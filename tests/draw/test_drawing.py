@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.live.predicate import children, with_entry, with_page
+from conformance.pictures import NEWEST
+from conformance.scenes import guest
 from mmu_model.draw import Drawing, draw, drawings
 from mmu_model.draw.compose import compose
 from mmu_model.draw.layout import Box, lay_out
 from mmu_model.draw.match import step
-from mmu_model.snapshot import Gfn, Kind, PageId, Snapshot, Spte, SpteAt, Word
+from mmu_model.kvm.vm import TdpFormat
+from mmu_model.snapshot import Gfn, Kind, MmuKind, PageId, Snapshot, Spte, SpteAt, Word, canonical
 from mmu_model.snapshot.role import RoleWord
 from tests.draw.states import crowd, moment, recorded
 
@@ -247,6 +250,27 @@ def test_a_state_that_no_kernel_has_is_drawn_all_the_same(data: st.DataObject) -
         draw(state, with_page(state, changed)),
     ):
         ElementTree.fromstring(drawing.svg)
+
+
+def test_entries_in_a_row_that_lead_to_one_page_are_one_row() -> None:
+    text = draw(moment("many-parents", "in-sync")).text
+
+    assert any(line.startswith("  - [1–") and "rwxu A- → " in line for line in text.splitlines())
+
+
+def test_links_of_pages_that_came_look_new() -> None:
+    drawing = draw(moment("unsync", "in-sync-through-another-root"), moment("unsync", "all-in-sync"))
+
+    assert classes(drawing, "path")["added"] >= 2 * classes(drawing, "rect")["added"] > 0
+
+
+def test_entries_of_ept_are_read_as_such() -> None:
+    scene = guest(NEWEST, MmuKind.TDP, tdp_format=TdpFormat.EPT)
+    scene.reads(0x5000)
+    text = draw(canonical(scene.vm.snapshot())).text
+
+    assert "nested paging, TDP MMU (EPT);" in text
+    assert "[5] gfn 0x5 rwx A" in text and "rwxu" not in text
 
 
 def test_mmio_and_other_words_are_told_apart() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from conformance.live import PREDICATES
-from conformance.nested_ept import EPT_A, EPT_USED, NestedEpt, nested_ept_guest
+from conformance.nested_ept import EPT_A, EPT_D, EPT_USED, NestedEpt, nested_ept_guest
 from conformance.scenes import INNER_TABLES, MIB, PAGE, page_tables, paging_registers
 from mmu_model.hardware import (
     EptMisconfiguration,
@@ -36,6 +36,7 @@ DEVICE: Final = 1 << 40
 WINDOW: Final = 0x4000_0000 + 2 * MIB
 """Linear address of the inner guest's own tables."""
 WINDOW_PAGES: Final = 8
+UNUSED: Final = EPT_USED & ~(EPT_A | EPT_D)
 
 Outcome = tuple[str, tuple[int, ...]] | int | None
 
@@ -67,14 +68,20 @@ class NestedPair:
     def of(
         cls, kernel: str, mmu: MmuKind, mode: Mode, tdp_format: TdpFormat, walk_length: int
     ) -> "NestedPair":
-        """An inner guest with that paging, whose hypervisor has a host with that EPT."""
+        """An inner guest with that paging, whose hypervisor has a host with that EPT; nothing was used yet."""
         mapped = dict(zip(NGPAS, FRAMES, strict=True))
         mapped |= {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(WINDOW_PAGES)}
         flags = tdp_format is TdpFormat.EPT
         scene = nested_ept_guest(
-            kernel, mmu, mapped, accessed_dirty=flags, tdp_format=tdp_format, walk_length=walk_length
+            kernel,
+            mmu,
+            mapped,
+            flags=UNUSED,
+            accessed_dirty=flags,
+            tdp_format=tdp_format,
+            walk_length=walk_length,
         )
-        scene.ept.map(LARGE, 20 * MIB, 2, EPT_USED)
+        scene.ept.map(LARGE, 20 * MIB, 2, UNUSED)
         inner = page_tables(scene.vm, mode, INNER_TABLES, [])
         for address, ngpa in zip(LINEAR, (*NGPAS, LARGE), strict=True):
             inner.map(address, ngpa)

@@ -20,6 +20,11 @@ WRITE_BACK, RESERVED = 6 << 3, 1 << 50
 accesses = st.tuples(
     st.sampled_from(("read", "write", "fetch")), st.sampled_from(LINEAR), st.sampled_from((0, 3))
 )
+every_way = st.tuples(
+    st.just("every way"),
+    st.sampled_from(LINEAR),
+    st.tuples(st.permutations(("read", "write", "fetch")), st.sampled_from((0, 3))),
+)
 rights = st.sets(st.sampled_from((P, W, U)), max_size=3).map(lambda bits: A | sum(bits))
 edits = st.tuples(
     st.just("edit"), st.sampled_from(LINEAR), st.tuples(st.sampled_from((*NGPAS, LARGE)), rights).map(sum)
@@ -29,10 +34,8 @@ flags = st.sets(st.sampled_from((EPT_A, EPT_D)), max_size=2).map(sum)
 types = st.sampled_from((WRITE_BACK, WRITE_BACK, WRITE_BACK, 0, 2 << 3))
 small = st.tuples(st.sampled_from(FRAMES), ept_rights, flags, types).map(sum)
 """Some are misconfigurations: W without R, memory type 2."""
-device = flags.map(lambda bits: DEVICE | WRITE_BACK | EPT_R | EPT_W | EPT_X | bits)
-"""Where there is no memory everything is permitted: KVM emulates such accesses as reads, whatever they are."""
 malformed = small.map(lambda entry: entry | RESERVED)
-ept_edits = st.tuples(st.just(1), st.sampled_from(NGPAS), st.one_of(small, small, device, malformed))
+ept_edits = st.tuples(st.just(1), st.sampled_from(NGPAS), st.one_of(small, small, malformed))
 ept_large = st.tuples(
     st.just(2),
     st.just(LARGE),
@@ -41,7 +44,7 @@ ept_large = st.tuples(
 tables = st.tuples(
     st.just(1),
     st.sampled_from(range(3)).map(lambda n: INNER_TABLES + n * PAGE),
-    st.sampled_from((0, EPT_R | EPT_W, EPT_R | EPT_W | EPT_X)),
+    st.sampled_from((0, EPT_R, EPT_R | EPT_W, EPT_R | EPT_W | EPT_X)),
 )
 """What the inner guest's own tables are in: mapped to themselves, or not at all."""
 upper = st.tuples(st.sampled_from((2, 3, 4)), st.just(NGPAS[0]), ept_rights)
@@ -50,10 +53,20 @@ hypervisor = st.tuples(st.just("ept"), st.one_of(ept_edits, ept_edits, ept_large
 hosts = st.tuples(st.just("host"), st.sampled_from(("zap", "log", "stop logging")))
 others = st.sampled_from((("cr3",), ("switch",)))
 programs = st.lists(
-    st.one_of(accesses, accesses, accesses, edits, hypervisor, hypervisor, hosts, others),
+    st.one_of(accesses, every_way, every_way, edits, hypervisor, hypervisor, hosts, others),
     min_size=3,
     max_size=16,
 )
+
+device = flags.map(lambda bits: DEVICE | WRITE_BACK | EPT_R | EPT_W | EPT_X | bits)
+device_edits = st.tuples(
+    st.just("ept"), st.tuples(st.just(1), st.sampled_from(NGPAS), st.one_of(device, small))
+)
+device_programs = st.lists(
+    st.one_of(accesses, every_way, edits, device_edits, hosts), min_size=3, max_size=12
+)
+"""Where there is no memory KVM emulates the access, and every walk of the inner guest's tables is a write then,
+and every access a read: so their pages, and devices, have all rights."""
 
 
 def step(pair: NestedPair, what: str, arguments: list[Any], number: int) -> None:
@@ -69,6 +82,10 @@ def step(pair: NestedPair, what: str, arguments: list[Any], number: int) -> None
     elif what == "switch":
         if pair.scene.vm.kvm.masks.accessed:
             pair.switch_flags()
+    elif what == "every way":
+        address, (kinds, cpl) = arguments
+        for kind in kinds:
+            pair.access(kind, address, cpl, number)
     else:
         address, cpl = arguments
         pair.access(what, address, cpl, number)
@@ -104,4 +121,18 @@ def test_a_nested_guest_sees_the_architecture(
     for number, (what, *arguments) in enumerate(program):
         step(pair, what, arguments, number)
         pair.check()
+    pair.same_memory()
+
+
+@pytest.mark.parametrize("kernel", list(KERNELS))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(machine=machines, program=device_programs)
+def test_a_nested_guest_sees_devices_where_its_hypervisor_has_them(
+    kernel: str, machine: tuple[Mode, TdpFormat, int], program: list[tuple[Any, ...]]
+) -> None:
+    """The device keeps what is written to it, so that it is as good as the memory that the processor finds."""
+    pair = NestedPair.of(kernel, MmuKind.TDP, *machine)
+    for number, (what, *arguments) in enumerate(program):
+        step(pair, what, arguments, number)
+    pair.check()
     pair.same_memory()

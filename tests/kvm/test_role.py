@@ -3,7 +3,13 @@
 import pytest
 
 from mmu_model.hardware import CR0_PE, CR0_PG, CR0_WP, CR4_PAE, CR4_SMAP, CR4_SMEP, EFER_LMA, Registers
-from mmu_model.kvm.cpu_role import kvm_calc_cpu_role, shadow_npt_root_role, shadow_root_role, tdp_root_role
+from mmu_model.kvm.cpu_role import (
+    kvm_calc_cpu_role,
+    shadow_ept_cpu_role,
+    shadow_npt_root_role,
+    shadow_root_role,
+    tdp_root_role,
+)
 from mmu_model.kvm.role import ACC_ALL, PageRole, child_role
 
 
@@ -59,3 +65,19 @@ def test_roots_of_each_mmu() -> None:
         level=5, access=ACC_ALL, guest_mode=1, passthrough=1
     )
     assert shadow_npt_root_role(nested, level=4).passthrough == 0
+
+
+@pytest.mark.parametrize(
+    ("level", "accessed_dirty", "execonly", "word"),
+    [
+        (4, True, True, 0x0003_0002_0704),
+        (4, False, True, 0x0003_0003_0704),
+        (5, True, False, 0x0001_0002_0705),
+        (5, False, False, 0x0001_0003_0705),
+    ],
+)
+def test_the_mode_of_a_hypervisors_ept(level: int, accessed_dirty: bool, execonly: bool, word: int) -> None:
+    """By hand: level 3:0, all of access 10:8, ad_disabled 16, guest_mode 17; then valid 32 and execonly 33."""
+    role = shadow_ept_cpu_role(level=level, accessed_dirty=accessed_dirty, execonly=execonly)
+
+    assert role.as_u64 == word

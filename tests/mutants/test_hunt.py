@@ -1,9 +1,12 @@
 """The whole of it, on a package whose mutants are known to be killed or to survive."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,15 @@ def test_count_down():
 """
 
 
+CONFTEST = """\
+from pathlib import Path
+
+
+def pytest_sessionfinish():
+    Path("report").touch()
+"""
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     (tmp_path / "tiny").mkdir()
@@ -61,6 +73,7 @@ def tiny(tmp_path: Path) -> Path:
     (tmp_path / "tiny" / "__init__.py").write_text("", encoding="utf-8")
     (tmp_path / "tiny" / "it.py").write_text(PACKAGE, encoding="utf-8")
     (tmp_path / "checks" / "test_it.py").write_text(CHECKS, encoding="utf-8")
+    (tmp_path / "checks" / "conftest.py").write_text(CONFTEST, encoding="utf-8")
     return tmp_path
 
 
@@ -95,6 +108,7 @@ def test_killed_and_surviving_mutants_are_told_apart(tiny: Path) -> None:
     assert f"all: {killed / len(results):.1%} ({killed} of {len(results)};" in done.stdout
     assert (tiny / "tiny" / "it.py").read_text(encoding="utf-8") == PACKAGE
     assert not list(tiny.rglob("tiny/__pycache__"))
+    assert not (tiny / "report").exists(), "tests on a wrong model are no report"
 
 
 def test_what_was_judged_is_not_judged_again(tiny: Path) -> None:
@@ -119,3 +133,31 @@ def test_a_path_that_is_nothing_is_refused(tiny: Path) -> None:
     done = hunt(tiny, "tiny/other.py")
     assert done.returncode == 2
     assert done.stderr == "error: no file of tiny begins with tiny/other.py\n"
+
+
+def test_the_hunt_runs_on_a_cluster(tiny: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as local:
+        done = hunt(tiny, "--sample", "2", "--scheduler", local.scheduler_address)
+    assert done.returncode == 0, done.stderr
+    assert len(judged(tiny)) == 2
+
+
+def test_ctrl_c_stops_at_once_and_loses_nothing(tiny: Path) -> None:
+    (tiny / "checks" / "test_it.py").write_text(f"import time\n{CHECKS}    time.sleep(4)\n", encoding="utf-8")
+    where = ("--root", str(tiny), "--package", "tiny", "--tests", "checks", "--jobs", "1")
+    command = [sys.executable, "-m", "mutants", *where, "--sample", "100"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as running:
+        file = tiny / "build" / "mutants.jsonl"
+        while running.poll() is None and not file.exists():
+            time.sleep(0.2)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.stderr is not None
+        told = running.stderr.read()
+    assert running.returncode == 130
+    assert "Traceback" not in told
+    assert "goes on from there" in told
+    assert 1 <= len(judged(tiny)) < 12
+    assert not list((tiny / "build").glob("*.new"))

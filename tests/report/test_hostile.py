@@ -124,7 +124,7 @@ def test_an_id_with_anything_in_it_can_still_be_linked_to() -> None:
 
 def test_markdown_shows_it_as_text() -> None:
     spec, run, document = hostile()
-    text = summary(build(spec, run, document))
+    text = summary(build(spec, run, document, aside=hostile_aside()))
 
     assert visible(text) == text
     outside_code = "".join(text.split("`")[::2])

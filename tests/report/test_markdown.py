@@ -9,8 +9,10 @@ from itertools import pairwise
 import pytest
 
 from mmuspec import results
+from mmuspec.gaps import Gap, GapKind
 from mmuspec.merge import bare
 from mmuspec.report import build
+from mmuspec.report.build import Aside
 from mmuspec.report.markdown import code, summary
 from mmuspec.results import StatementResult, compose
 from mmuspec.spec import Curated, Verdict
@@ -31,6 +33,25 @@ def tables(text: str) -> list[list[list[str]]]:
         [cells(row) for row in block.splitlines()]
         for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     ]
+
+
+def test_it_says_what_changed_and_what_is_missing() -> None:
+    gap = Gap("rcu_head", GapKind.FIELD, "Slots", "What it is for.", "a.c, f", ("6.12",))
+    first, *others = build(SPEC, RUN, DOCUMENT).results.statements
+    baseline = replace(RUN, statements=(replace(first, verdict="stale"), *others))
+    text = summary(build(SPEC, RUN, DOCUMENT, aside=Aside(gaps=(gap,), baseline=baseline)))
+
+    assert (
+        f"## Changed since the last report\n\n- `{first.id}`: changed: verdict was stale, is none\n\n## "
+        in text
+    )
+    assert (
+        "## Missing in the document\n\n- `rcu_head` (Slots, 6.12): What it is for.\n\n## Sections\n" in text
+    )
+    same = replace(baseline, statements=(first, *others))
+    unchanged = summary(build(SPEC, RUN, DOCUMENT, aside=Aside(baseline=same)))
+    assert "## Changed since the last report\n\nNothing.\n\n## Sections\n" in unchanged
+    assert "## Changed" not in summary(build(SPEC, RUN, DOCUMENT))
 
 
 def test_totals_and_sections_are_tables() -> None:

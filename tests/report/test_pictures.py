@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mmuspec.attachments import Attachment
+from mmuspec.explain import explain
 from mmuspec.report import Report, build, html
 from mmuspec.report.anchors import Anchors
 from mmuspec.report.pictures import MOST, Gallery
@@ -75,6 +76,20 @@ def test_a_picture_of_several_statements_is_in_the_page_once() -> None:
         assert image["loading"] == "lazy"
         kind, _, content = str(image["src"]).partition(",")
         assert (kind, base64.b64decode(content)) == ("data:image/svg+xml;base64", b"<svg/>")
+
+
+def test_the_terminal_names_them() -> None:
+    run = scene.gadget_run(SPEC)
+    one = picture("levels")
+    statements = tuple(
+        replace(s, pictures=(Attached(passed(s), one.id),)) if s.id == ONE else s for s in run.statements
+    )
+    known = replace(run, statements=statements, attachments=(one,))
+
+    told = explain(SPEC, known, DOCUMENT, ONE)
+
+    assert "\nPictures\n  levels: conformance/test_gadget.py::test_level\n" in told
+    assert "Pictures" not in explain(SPEC, known, DOCUMENT, TWO)
 
 
 def test_without_pictures_there_is_no_gallery() -> None:

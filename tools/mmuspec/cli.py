@@ -216,7 +216,11 @@ def report(
     baseline: Path | None,
     source_url: str | None,
 ) -> None:
-    """Write the report: index.html to read, report.md for a pull request, report.json for programs, a badge."""
+    """Write the report.
+
+    index.html to read, report.md for a pull request, report.txt for a mail, report.json for programs (`mmuspec
+    schema report`), lcov.info for viewers of coverage, a badge.
+    """
     from mmuspec.report import build, write
     from mmuspec.report.aside import aside
     from mmuspec.report.links import Links

@@ -100,6 +100,8 @@ def _facts(dossier: Dossier) -> Iterator[tuple[str, Iterable[str]]]:
         for scene in dossier.scenes
     ]
     yield "Evidence", evidence + recorded or ["none"]
+    if dossier.pictures:
+        yield "Pictures", [f"{each.name}: {each.test}" for each in dossier.pictures]
 
 
 def _verdicts(dossier: Dossier) -> Iterator[str]:

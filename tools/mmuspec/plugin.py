@@ -38,6 +38,7 @@ CARRIED = "mmuspec"
 """The attribute of a report, and the key of what a worker hands over."""
 PROPERTIES = {False: "mmuspec.statement", True: "mmuspec.refutes"}
 ASSERTION_LENGTH = 300
+PYTESTS_ADVICE = " Use -v to get more diff"
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Where an object happens to be in this process: in one run this, in the next that."""
 
@@ -222,6 +223,7 @@ def _death(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> l
     entries = [entry for entry in excinfo.traceback if Path(entry.path) == item.path]
     where = f"{item.location[0]}:{entries[-1].lineno + 1}" if entries else ""
     said = ADDRESS.sub("", " ".join(excinfo.exconly().split()).removeprefix("AssertionError: "))
+    said = said.removesuffix(PYTESTS_ADVICE)
     return [where, said if len(said) <= ASSERTION_LENGTH else said[: ASSERTION_LENGTH - 1] + "…"]
 
 

@@ -6,7 +6,7 @@ import functools
 import gc
 import json
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -82,9 +82,10 @@ def baseline(project: Project, folder: Path) -> Baseline:
 class _Tracer:
     """A plugin that tells the tracer which test is running."""
 
-    def __init__(self, package: str, tracer: coverage.Coverage) -> None:
+    def __init__(self, package: str, tracer: coverage.Coverage, finish: Callable[[_Tracer], None]) -> None:
         self.package = package
         self.tracer = tracer
+        self.finish = finish
         self.seconds: dict[str, float] = {}
         self.failed = ""
         self.caches: list[Any] = []
@@ -100,8 +101,12 @@ class _Tracer:
         begin = time.process_time()
         result = yield
         self.seconds[item.nodeid] = time.process_time() - begin
-        self.tracer.switch_context("")
         return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Before other plugins write down what came of it: these tests are no report."""
+        self.finish(self)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed = self.failed or (report.nodeid if report.failed else "")
@@ -127,9 +132,13 @@ def _trace(project: Project, folder: Path, say: Say) -> None:
     tracer = coverage.Coverage(
         data_file=None, config_file=False, include=[f"{project.root / project.package}/*"], messages=False
     )
-    plugin = _Tracer(project.package, tracer)
+    plugin = _Tracer(project.package, tracer, lambda traced: _keep(project, folder, traced, say))
     tracer.start()
     run_pytest(project, [project.tests], plugin)
+
+
+def _keep(project: Project, folder: Path, plugin: _Tracer, say: Say) -> None:
+    tracer = plugin.tracer
     tracer.stop()
     data = tracer.get_data()
     number = {test: bit for bit, test in enumerate(["", *plugin.seconds])}

@@ -119,9 +119,8 @@ def _run(hunt: Hunt, of: Mutant, code: CodeType, tests: list[str], everywhere: b
     watch = _Watch(hunt, tests, everywhere, say, begin)
     signal.signal(signal.SIGPROF, lambda *_: watch.last_word(KILLED, TIME))
     files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-    status = run_pytest(hunt.project, [hunt.project.tests] if everywhere else files, watch)
-    unnoticed = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-    watch.last_word(*((SURVIVED, UNNOTICED) if unnoticed else (KILLED, IMPORT)))
+    run_pytest(hunt.project, [hunt.project.tests] if everywhere else files, watch)
+    watch.last_word(KILLED, IMPORT)
 
 
 class _Watch:
@@ -157,6 +156,12 @@ class _Watch:
         signal.setitimer(signal.ITIMER_PROF, 0)
         self._test = ""
         return result
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Before other plugins write down what came of a wrong model."""
+        unnoticed = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        self.last_word(*((SURVIVED, UNNOTICED) if unnoticed else (KILLED, IMPORT)))
 
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
         excinfo = call.excinfo

@@ -15,6 +15,9 @@ from typing import Final
 from mutants.mutations import Mutant
 
 _SAME_ON_SINGLETONS: Final = frozenset({"Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq"})
+_SAME_ON_FLAGS: Final = frozenset(
+    {"BitOr_Add", "BitOr_BitXor", "Add_BitOr", "Add_BitXor", "BitXor_BitOr", "BitXor_Add"}
+)
 _DECLARING: Final = frozenset(
     {"Protocol", "abstractmethod", "final", "overload", "override", "runtime_checkable"}
 )
@@ -133,6 +136,10 @@ def _identity(site: Site) -> bool:
     return site.mutant.operator.removeprefix("ReplaceComparisonOperator_") in _SAME_ON_SINGLETONS
 
 
+def _flags(site: Site) -> bool:
+    return site.mutant.operator.removeprefix("ReplaceBinaryOperator_") in _SAME_ON_FLAGS
+
+
 def _name(node: ast.AST) -> str:
     """The last name of ``a.b.name(...)`` or ``name[...]``."""
     match node:
@@ -151,6 +158,7 @@ KINDS: Final[dict[str, tuple[str, Callable[[Site], bool]]]] = {
     "text": ("what an error or a repr says", _text),
     "not run": ("for the type checker, or for a start as a program", _not_run),
     "identity": ("is and == do not differ on enums, None and small numbers", _identity),
+    "flags": ("|, + and ^ do not differ on flags and fields that do not overlap", _flags),
 }
 """Each kind with its reason and its test."""
 

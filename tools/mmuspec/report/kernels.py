@@ -41,6 +41,10 @@ class SideBySide:
     kernels: tuple[Kernel, ...]
     rows: tuple[Row, ...]
 
+    def saw(self, tier: str) -> bool:
+        """Whether evidence of `tier` is of any of the kernels: an emulator's, say, is of none."""
+        return any(kernel.tiers.get(tier) for kernel in self.kernels)
+
     @property
     def differing(self) -> tuple[Row, ...]:
         """The rows in which the kernels are not alike."""

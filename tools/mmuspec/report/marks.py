@@ -36,14 +36,14 @@ FATES: Mapping[Fate, str] = {
 }
 
 DRIFTS: Mapping[Drift, str] = {
-    Drift.UNTESTED_WORDS: "words changed since the tests ran",
-    Drift.REWORDED: "reworded in this document",
+    Drift.UNTESTED_WORDS: "untested words",
+    Drift.REWORDED: "reworded",
 }
 DRIFT_TELLS: Mapping[Drift, str] = {
     Drift.UNTESTED_WORDS: (
         "The words changed since the tests ran. What the tests showed is listed, and counts for nothing until they run again."
     ),
     Drift.REWORDED: (
-        "This document has other words here than the one that the spec was made from. What is known is known of the former words."
+        "This document has other words here than the one that the spec was made from. What is known is known of those."
     ),
 }

@@ -18,7 +18,7 @@ from mmuspec.results import Attached, Results, StatementResult
 from mmuspec.version import version_key
 
 MOST: Final = 3
-ROOM: Final = 1_500_000
+ROOM: Final = 1_200_000
 """Characters of HTML."""
 
 

@@ -24,8 +24,9 @@ for (const span of all(".document .statement")) {
   statements.get(name).spans.push(span);
 }
 for (const each of statements.values()) {
-  each.known = one(":scope > .known", each.spans.at(-1));
+  each.known = each.spans.map((span) => one(":scope > .known", span)).find(Boolean);
   each.facets = each.spans[0].dataset;
+  if (!each.known) statements.delete(each.name);
 }
 
 function textOf(statement) {
@@ -298,6 +299,18 @@ one(".clear").addEventListener("click", () => {
   push(opened()?.name ?? "");
 });
 
+// ---- where one is
+
+const entries = new Map(all(".contents a").map((link) => [decodeURIComponent(link.hash.slice(1)), link]));
+const onTop = new IntersectionObserver((changes) => {
+  for (const { target, isIntersecting } of changes) {
+    const link = entries.get(target.getAttribute("aria-labelledby"));
+    if (isIntersecting) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+}, { rootMargin: "-25% 0px -75% 0px" });
+for (const chapter of all(".chapter")) onTop.observe(chapter);
+
 // ---- looks
 
 const themes = ["light", "dark"];
@@ -323,6 +336,7 @@ root.classList.add("scripting");
 for (const each of all(".scripted")) each.hidden = false;
 new ResizeObserver(() => { root.style.scrollPaddingTop = `${one(".bar").offsetHeight + 16}px`; }).observe(one(".bar"));
 addEventListener("popstate", follow);
+addEventListener("hashchange", follow);
 // When all is there the browser goes to what the address names, and knows no better than its top.
 addEventListener("load", follow);
 follow();

@@ -198,15 +198,12 @@ class Process:
         else:
             self._zeroes.add(page)
 
-    def frame_address(self, hva: int) -> Hpa | None:
-        """Where the frame of its own begins that the process has at `hva`; None if it has none yet."""
-        page = hva >> PAGE_SHIFT
-        area = self._area(page)
-        return (
-            None
-            if area is None or area.pfn is None or area.copy_on_write
-            else Hpa(area.pfn + page - area.start << PAGE_SHIFT)
-        )
+    def own_hpa(self, hva: int) -> Hpa | None:
+        """Where a byte of the process is in a frame of its own; None if it has none yet."""
+        area = self._area(hva >> PAGE_SHIFT)
+        if area is None or area.pfn is None or area.copy_on_write:
+            return None
+        return Hpa(hva + (area.pfn - area.start << PAGE_SHIFT))
 
     def hpa(self, hva: int) -> Hpa | None:
         """Where a byte of the process is in physical memory; None if it is nowhere."""

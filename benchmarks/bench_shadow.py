@@ -21,7 +21,8 @@ TABLE_SPAN = 512 * PAGE
 NEIGHBOURS = 8
 """A fault maps what the guest has used in the aligned group of eight pages."""
 
-FAULTS, ROUNDS = 4_000, 5
+FAULTS, ROUNDS = 1_000, 20
+"""Rounds are short, so that one of them has the machine to itself."""
 SNAPSHOT_PAGES = 10_000
 FEW_PAGES, MANY_PAGES = 1_000, 100_000
 UNMAPS = {1: 500, 100: 50, 10_000: 10}

@@ -203,8 +203,10 @@ class TestReport:
             "badge.json",
             "badge.svg",
             "index.html",
+            "lcov.info",
             "report.json",
             "report.md",
+            "report.txt",
         ]
         assert "uncovered" in (here / "out" / "report.md").read_text()
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from conformance.races import LOST_BY_THE_KERNELS, RACES
+from conformance.races.__main__ import rows
 from conformance.races.wrong import WRONG
 
 PAGE = Path(__file__).parents[2] / "docs" / "interleavings.md"
@@ -17,3 +18,14 @@ def test_the_table_has_every_race_and_what_loses_it() -> None:
     }
 
     assert shown == expected | {race.__name__: set() for race in LOST_BY_THE_KERNELS}
+
+
+def test_the_table_can_be_made_anew() -> None:
+    """Its heading is the page's, and so is its first row, but for the counts."""
+    made = rows()
+    heading, _, first = (next(made) for _ in range(3))
+    text = PAGE.read_text("utf-8")
+
+    assert f"| {' | '.join(heading)} |" in text
+    assert f"| {first[0]} | {first[1]} |" in text
+    assert first[-1] == "`plain_store`"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from unittest.mock import patch
 
-from benchmarks.measure import Measurement, benchmark, rate, seconds
+from benchmarks.measure import Measurement, benchmark, cpu_seconds, rate
 from conformance.scenes import GIB, P_W_U, PAGE, USED, guest, page_tables, paging_registers
 from mmu_model.hardware import PAGE_SHIFT, Gfn, Mode
 from mmu_model.kvm.fault import PFERR_USER_MASK
@@ -134,6 +134,6 @@ def unmapping(sptes: int) -> float:
     def once() -> float:
         touch(cpu, gvas[::NEIGHBOURS])
         with vm.kvm.mmu_lock.write:
-            return seconds(lambda: kvm_unmap_gfn_range(vm.kvm, slot, gfn, Gfn(gfn + 1)))
+            return cpu_seconds(lambda: kvm_unmap_gfn_range(vm.kvm, slot, gfn, Gfn(gfn + 1)))
 
     return min(once() for _ in range(UNMAPS[sptes]))

@@ -75,13 +75,20 @@ def benchmark(function: Benchmark) -> Benchmark:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """How long one call takes by the clock, with all that it starts."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """What one call takes of a processor: by the clock the same, but for others who use this machine too."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
 def rate(work: Callable[[], object], count: int, rounds: int = _ROUNDS) -> float:
-    """How many a second, if one call does `count`: the best of some rounds, for others use this machine
-    too."""
-    return count / min(seconds(work) for _ in range(rounds))
+    """How many a second of a processor, if one call does `count`: the best of some rounds, since others empty
+    its caches."""
+    return count / min(cpu_seconds(work) for _ in range(rounds))

@@ -11,6 +11,7 @@ Read in this order:
     walk                the walk itself, one routine
     pdptes              PAE: the registers loaded with CR3
     nested, npt, ept    guests: the same walk in two dimensions
+    pml                 the log of what a guest wrote, where the processor keeps one
     tlb                 what is remembered of walks, and what is forgotten when
     control             writes to the control registers
     mmu                 translation through what is remembered, or else by a walk

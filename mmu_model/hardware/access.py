@@ -14,6 +14,8 @@ class Kind(Enum):
     WRITE = "write"
     FETCH = "fetch"
 
+    __hash__ = object.__hash__  # that of Enum is in Python, and tables are by kind
+
 
 @dataclass(frozen=True, slots=True)
 class Access:

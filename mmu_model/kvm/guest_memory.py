@@ -41,7 +41,7 @@ class GuestMemory:
         slot = self._memslots.find(gpa >> PAGE_SHIFT)
         if slot is None or slot.flags & KVM_MEMSLOT_INVALID:
             return None
-        return self._kvm.process.hpa(slot.hva(gpa >> PAGE_SHIFT) + (gpa & 0xFFF))
+        return self._kvm.process.hpa(slot.byte_hva(gpa))
 
     def read(self, gpa: int, size: int = 8) -> int:
         """The 4 or 8 aligned bytes at `gpa`.
@@ -76,15 +76,14 @@ class GuestMemory:
         return mapping is not None and mapping.writable
 
     def _existing(self, gpa: int, *, write: bool) -> Hpa:
-        gfn = gpa >> PAGE_SHIFT
-        slot = self._memslots.find(gfn)
+        slot = self._memslots.find(gpa >> PAGE_SHIFT)
         if slot is not None and not slot.flags & KVM_MEMSLOT_INVALID:
-            hva, process = slot.hva(gfn), self._kvm.process
-            hpa = process.frame_address(hva)
+            hva, process = slot.byte_hva(gpa), self._kvm.process
+            hpa = process.own_hpa(hva)
             if hpa is None and process.fault_in(hva, write=write) is not None:
                 hpa = process.hpa(hva)
             if hpa is not None:
-                return Hpa(hpa | gpa & 0xFFF)
+                return hpa
         raise LookupError(f"there is no memory at guest-physical {gpa:#x}")
 
 

@@ -145,7 +145,7 @@ def acc_bits(paging: Paging[Any], rights: int) -> int:
     W and U where they are, execution from bit 63. EPT has no user pages: there ACC_USER_MASK says that the
     page can be read.
     """
-    if not isinstance(paging, ExtendedPaging):
+    if type(paging) is not ExtendedPaging:  # isinstance() is slow with an abstract class
         return rights & (ACC_WRITE_MASK | ACC_USER_MASK) | rights >> 63 & ACC_EXEC_MASK
     readable = ACC_USER_MASK if rights & EPT_READ else 0
     return readable | rights & ACC_WRITE_MASK | (ACC_EXEC_MASK if rights & EPT_EXECUTE else 0)

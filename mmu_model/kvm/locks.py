@@ -207,11 +207,12 @@ class RwLock:
 
     def is_held(self) -> bool:
         """Whether the current task holds it, either way."""
-        return self.write.is_held() or self.read.is_held()
+        task = current()
+        return task in self.write.holders or task in self.read.holders
 
     def assert_held(self) -> None:
         """`lockdep_assert_held`, either way; raises LockNotHeld."""
-        if not self.write.is_held():
+        if not self.is_held():
             self.read.assert_held()
 
     def is_contended(self) -> bool:

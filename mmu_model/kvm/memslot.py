@@ -61,6 +61,10 @@ class KvmMemorySlot:
         """Where the process has the frame (kvm_host.h: __gfn_to_hva_memslot)."""
         return Hva(self.userspace_addr + (gfn - self.base_gfn << PAGE_SHIFT))
 
+    def byte_hva(self, gpa: int) -> Hva:
+        """Where the process has a byte of the guest."""
+        return Hva(self.userspace_addr + gpa - (self.base_gfn << PAGE_SHIFT))
+
     def exclude_ragged_ends(self, level: int) -> None:
         """x86.c: kvm_alloc_memslot_metadata: no large page that the slot holds only a part of, and none at
         all where guest and process are out of step."""

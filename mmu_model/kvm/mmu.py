@@ -97,7 +97,7 @@ class KvmMmu:
 
     def access_of(self, error_code: int) -> Any:
         """The access that an error code tells of, as `guest_paging` wants it."""
-        if isinstance(self.guest_paging, ExtendedPaging):
+        if type(self.guest_paging) is ExtendedPaging:
             return ept_access(error_code)
         return paging_access(error_code)
 

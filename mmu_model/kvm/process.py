@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Final, Protocol
 
 from mmu_model.hardware.types import PAGE_SHIFT, Hpa, Pfn
+from mmu_model.kvm.areas import Area, Areas
 from mmu_model.kvm.host import Host
 from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, PG_LEVEL_4K, Hva, pa, pages_per_hpage
 
@@ -54,48 +54,13 @@ class HostMapping:
     writable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Area:
-    """Memory that is alike; addresses are counted in pages.
-
-    Attributes
-    ----------
-    pfn :
-        Its first frame; None if it has no frames at the moment.
-    origin :
-        Of a mapped file, the first frame that holds its contents: what is mapped if there are no frames.
-    copy_on_write :
-        Others have the frame, too: a write gets a copy of it.
-
-    """
-
-    start: int
-    npages: int
-    pfn: Pfn | None
-    level: int
-    writable: bool
-    origin: Pfn | None = None
-    copy_on_write: bool = False
-
-    def part(self, page: int, npages: int) -> _Area:
-        """Some pages of it."""
-        offset = page - self.start
-        pfn = None if self.pfn is None else Pfn(self.pfn + offset)
-        origin = None if self.origin is None else Pfn(self.origin + offset)
-        return replace(self, start=page, npages=npages, pfn=pfn, origin=origin)
-
-    def overlaps(self, page: int, npages: int) -> bool:
-        """Whether some of these pages are in it."""
-        return self.start < page + npages and page < self.start + self.npages
-
-
-def _swapped_out(area: _Area) -> _Area:
+def _swapped_out(area: Area) -> Area:
     """A page without a frame, that will be nobody else's when it comes back."""
     writable = area.writable or area.copy_on_write
     return replace(area, pfn=None, level=PG_LEVEL_4K, writable=writable, copy_on_write=False)
 
 
-def _shared(area: _Area, pfn: Pfn) -> _Area:
+def _shared(area: Area, pfn: Pfn) -> Area:
     """A page that others have as well."""
     return replace(area, pfn=pfn, level=PG_LEVEL_4K, writable=False, copy_on_write=True)
 
@@ -117,7 +82,7 @@ class Process:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._areas: list[_Area] = []
+        self._areas = Areas()
         self._zeroes: set[int] = set()
         self._swapped: dict[int, list[int]] = {}
         self._next = _FIRST_HVA
@@ -141,43 +106,45 @@ class Process:
         """
         pfn = Pfn(self._host.alloc_user_frames(npages + offset, pages_per_hpage(PG_LEVEL_1G)) + offset)
         level = PG_LEVEL_4K if offset else level
-        return self._map(_Area(self._free_page(offset), npages, pfn, level, writable))
+        return self._map(Area(self._free_page(offset), npages, pfn, level, writable))
 
     def mmap_file(self, contents: Pfn, npages: int) -> Hva:
         """Map a file, shared with all others who do, whose contents are in frames from `contents` on."""
         return self._map(
-            _Area(self._free_page(), npages, contents, PG_LEVEL_4K, writable=True, origin=contents)
+            Area(self._free_page(), npages, contents, PG_LEVEL_4K, writable=True, origin=contents)
         )
 
     def mmap_device(self, npages: int) -> Hva:
         """Map the memory of a device."""
         pfn = self._host.alloc_device_frames(npages)
-        return self._map(_Area(self._free_page(), npages, pfn, PG_LEVEL_4K, writable=True))
+        return self._map(Area(self._free_page(), npages, pfn, PG_LEVEL_4K, writable=True))
 
     def _free_page(self, offset: int = 0) -> int:
         alignment = pages_per_hpage(PG_LEVEL_1G)
         return -(-self._next // (alignment << PAGE_SHIFT)) * alignment + offset
 
-    def _map(self, area: _Area) -> Hva:
-        self._areas.append(area)
+    def _map(self, area: Area) -> Hva:
+        self._areas.add(area)
         self._next = (area.start + area.npages) << PAGE_SHIFT
         return Hva(area.start << PAGE_SHIFT)
 
     def mapping(self, hva: int) -> HostMapping | None:
         """The host's mapping of the page at `hva` as it is; None if there is none."""
         page = hva >> PAGE_SHIFT
-        return self._mapping(page, self._area(page))
+        return self._mapping(page, self._areas.at(page))
 
-    def _mapping(self, page: int, area: _Area | None) -> HostMapping | None:
+    def _mapping(self, page: int, area: Area | None) -> HostMapping | None:
         if area is not None and area.pfn is not None:
-            return HostMapping(Pfn(area.pfn + page - area.start), self._level_at(area, page), area.writable)
+            return HostMapping(
+                Pfn(area.pfn + page - area.start), self._areas.level_at(area, page), area.writable
+            )
         return self._zero_page() if page in self._zeroes else None
 
     def mapping_level(self, hva: int) -> int:
         """The size of the page that the host maps what is at `hva` with, as a level; 1 if it maps nothing."""
         page = hva >> PAGE_SHIFT
-        area = self._area(page)
-        return PG_LEVEL_4K if area is None or area.pfn is None else self._level_at(area, page)
+        area = self._areas.at(page)
+        return PG_LEVEL_4K if area is None or area.pfn is None else self._areas.level_at(area, page)
 
     def fault_in(self, hva: int, *, write: bool) -> HostMapping | None:
         """The host's mapping after an access to the page; None if the process may not have one.
@@ -186,33 +153,30 @@ class Process:
         was swapped out comes back, and one of a file is the file's. What is shared is copied for a write.
         """
         page = hva >> PAGE_SHIFT
-        area = self._area(page)
+        area = self._areas.at(page)
         if area is not None and (area.pfn is None or (area.copy_on_write and write)):
             self._provide(area, page, write=write)
-            area = self._area(page)
+            area = self._areas.at(page)
         return self._mapping(page, area)
 
-    def _provide(self, area: _Area, page: int, *, write: bool) -> None:
+    def _provide(self, area: Area, page: int, *, write: bool) -> None:
         if area.copy_on_write and write:
             self.replace_page(Hva(page << PAGE_SHIFT), writable=True)
         elif page in self._swapped:
             self._swap_in(page)
         elif area.origin is not None:
-            self._areas.append(replace(area.part(page, 1), pfn=area.part(page, 1).origin))
+            self._areas.add(replace(area.part(page, 1), pfn=area.part(page, 1).origin))
         elif write and area.writable:
             self._give_frames(area, page)
         else:
             self._zeroes.add(page)
 
-    def frame_address(self, hva: int) -> Hpa | None:
-        """Where the frame of its own begins that the process has at `hva`; None if it has none yet."""
-        page = hva >> PAGE_SHIFT
-        area = self._area(page)
-        return (
-            None
-            if area is None or area.pfn is None or area.copy_on_write
-            else Hpa(area.pfn + page - area.start << PAGE_SHIFT)
-        )
+    def own_hpa(self, hva: int) -> Hpa | None:
+        """Where a byte of the process is in a frame of its own; None if it has none yet."""
+        area = self._areas.at(hva >> PAGE_SHIFT)
+        if area is None or area.pfn is None or area.copy_on_write:
+            return None
+        return Hpa(hva + (area.pfn - area.start << PAGE_SHIFT))
 
     def hpa(self, hva: int) -> Hpa | None:
         """Where a byte of the process is in physical memory; None if it is nowhere."""
@@ -228,12 +192,12 @@ class Process:
             Nothing is mapped there; so for the other calls.
 
         """
-        self._change(hva, npages, lambda part: replace(part, level=level))
+        self._areas.change(hva >> PAGE_SHIFT, npages, lambda part: replace(part, level=level))
 
     def madvise_dontneed(self, hva: Hva, npages: int) -> None:
         """The process does without the contents of these pages: the host takes their frames back."""
         with self._changing(hva >> PAGE_SHIFT, npages):
-            self._change(hva, npages, lambda part: replace(part, pfn=None))
+            self._areas.change(hva >> PAGE_SHIFT, npages, lambda part: replace(part, pfn=None))
         dropped = set(range(hva >> PAGE_SHIFT, (hva >> PAGE_SHIFT) + npages))
         self._zeroes -= dropped
         for page in dropped & self._swapped.keys():
@@ -249,7 +213,7 @@ class Process:
         for boundary in (page, page + npages):
             self._announce_split(boundary)
         with self._changing(page, npages):
-            self._change(hva, npages, lambda part: replace(part, writable=writable))
+            self._areas.change(hva >> PAGE_SHIFT, npages, lambda part: replace(part, writable=writable))
 
     def migrate(self, hva: Hva) -> Pfn:
         """The host moves a page to another frame, with its contents; the new frame.
@@ -269,7 +233,7 @@ class Process:
         for index, word in enumerate(self._host.memory.frame(old.pfn).tolist()):
             if word:
                 self._host.memory.write((new << PAGE_SHIFT) + index * 8, word)
-        self._change(hva, 1, lambda part: replace(part, pfn=new, level=PG_LEVEL_4K))
+        self._areas.change(hva >> PAGE_SHIFT, 1, lambda part: replace(part, pfn=new, level=PG_LEVEL_4K))
         return new
 
     def replace_page(self, hva: Hva, *, writable: bool) -> Pfn:
@@ -278,7 +242,9 @@ class Process:
         """
         with self._changing(hva >> PAGE_SHIFT, 1):
             pfn = self.migrate(hva)
-            self._change(hva, 1, lambda part: replace(part, writable=writable, copy_on_write=False))
+            self._areas.change(
+                hva >> PAGE_SHIFT, 1, lambda part: replace(part, writable=writable, copy_on_write=False)
+            )
             for notifier in self.notifiers:
                 notifier.change_pte(hva, HostMapping(pfn, PG_LEVEL_4K, writable))
         return pfn
@@ -292,11 +258,11 @@ class Process:
             self._swapped[hva >> PAGE_SHIFT] = self._host.memory.frame(mapping.pfn).tolist()
             if not self._is_shared(hva):
                 self._host.memory.release(mapping.pfn)
-            self._change(hva, 1, _swapped_out)
+            self._areas.change(hva >> PAGE_SHIFT, 1, _swapped_out)
 
     def _is_shared(self, hva: Hva) -> bool:
         """Whether the frame of a page may be that of others as well, and so is not free when the page goes."""
-        area = self._area(hva >> PAGE_SHIFT)
+        area = self._areas.at(hva >> PAGE_SHIFT)
         return area is not None and area.copy_on_write
 
     def merge(self, first: Hva, second: Hva) -> None:
@@ -319,7 +285,7 @@ class Process:
         for hva in first, second:
             with self._changing(hva >> PAGE_SHIFT, 1):
                 shared = HostMapping(one.pfn, PG_LEVEL_4K, writable=False)
-                self._change(hva, 1, lambda part: _shared(part, one.pfn))
+                self._areas.change(hva >> PAGE_SHIFT, 1, lambda part: _shared(part, one.pfn))
                 for notifier in self.notifiers:
                     notifier.change_pte(hva, shared)
         if not already_shared:
@@ -336,65 +302,29 @@ class Process:
             used |= ask(hva, end)
         return used
 
-    def _area(self, page: int) -> _Area | None:
-        """What was mapped or changed last is what counts."""
-        for area in reversed(self._areas):
-            if area.overlaps(page, 1):
-                return area
-        return None
-
-    def _level_at(self, area: _Area, page: int) -> int:
-        """The largest page that has this one in it and lies within the area, no part of it changed since."""
-        for level in range(area.level, PG_LEVEL_4K, -1):
-            size = pages_per_hpage(level)
-            first = page & -size
-            within = area.start <= first and first + size <= area.start + area.npages
-            if within and not self._is_changed(area, first, size):
-                return level
-        return PG_LEVEL_4K
-
-    def _is_changed(self, area: _Area, first: int, npages: int) -> bool:
-        later = takewhile(lambda other: other is not area, reversed(self._areas))
-        return any(other.overlaps(first, npages) for other in later)
-
-    def _change(self, hva: Hva, npages: int, change: Callable[[_Area], _Area]) -> None:
-        """Change pages that were mapped together, or have been changed together before."""
-        page, end = hva >> PAGE_SHIFT, (hva >> PAGE_SHIFT) + npages
-        changed = []
-        while page < end:
-            area = self._area(page)
-            if area is None:
-                raise LookupError(f"the process has nothing mapped at {page << PAGE_SHIFT:#x}")
-            until = page + 1
-            while until < end and self._area(until) is area:
-                until += 1
-            changed.append(change(area.part(page, until - page)))
-            page = until
-        self._areas += changed
-
     def _swap_in(self, page: int) -> None:
         """A new frame with the contents that were kept; nobody maps anything there, so nobody is told."""
         pfn = self._host.alloc_user_frames(1, 1)
         for index, word in enumerate(self._swapped.pop(page)):
             if word:
                 self._host.memory.write((pfn << PAGE_SHIFT) + index * 8, word)
-        self._change(Hva(page << PAGE_SHIFT), 1, lambda part: replace(part, pfn=pfn))
+        self._areas.change(page, 1, lambda part: replace(part, pfn=pfn))
 
-    def _give_frames(self, area: _Area, page: int) -> None:
+    def _give_frames(self, area: Area, page: int) -> None:
         """A large page if the host wants one there and has shown none of it to readers."""
-        size = pages_per_hpage(self._level_at(area, page))
+        size = pages_per_hpage(self._areas.level_at(area, page))
         first = page & -size
         if self._zeroes.intersection(range(first, first + size)):
             first, size = page, 1
         with self._changing(first, size):
             self._zeroes.discard(page)
             pfn = self._host.alloc_user_frames(size, size)
-            self._areas.append(replace(area, start=first, npages=size, pfn=pfn))
+            self._areas.add(replace(area, start=first, npages=size, pfn=pfn))
 
     def _announce_split(self, boundary: int) -> None:
         size = pages_per_hpage(PG_LEVEL_2M)
         first = boundary & -size
-        area = self._area(boundary)
+        area = self._areas.at(boundary)
         if area is None or boundary == first:
             return
         if area.start <= first and first + size <= area.start + area.npages:

@@ -77,9 +77,10 @@ class Rcu:
 
     def unlock(self) -> None:
         """`rcu_read_unlock`; raises LockNotHeld if the task is in no section."""
-        self.assert_held()
         task = current()
-        section = self._readers[task]
+        section = self._readers.get(task)
+        if section is None:
+            raise LockNotHeld(f"{task} leaves a read-side section of {self.name} and is in none")
         section.depth -= 1
         if section.depth:
             return

@@ -136,11 +136,11 @@ def finish(steps: Steps[T]) -> T:
         It waits for something that has not happened.
 
     """
-    while True:
-        try:
+    try:
+        while True:
             stop = next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if stop.__class__ is not str and not stop.ready():
-            raise WouldWaitForEver(f"{current()} would wait for ever: {stop}, and nobody else runs")
+            if stop.__class__ is not str and not stop.ready():
+                raise WouldWaitForEver(f"{current()} would wait for ever: {stop}, and nobody else runs")
+    except StopIteration as end:
+        result: T = end.value
+        return result

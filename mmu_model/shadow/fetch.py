@@ -50,7 +50,7 @@ def paging_page_fault(vcpu: KvmVcpu, fault: KvmPageFault) -> RetPf:
         make_mmu_pages_available(vcpu.kvm)
         if is_page_fault_stale(vcpu, fault):
             return RET_PF_RETRY
-        return fetch(vcpu, fault, walker)
+        return fetch(vcpu, fault, memory, walker)
 
 
 def effective_access(vcpu: KvmVcpu, fault: KvmPageFault, pte_access: int) -> int:
@@ -67,11 +67,11 @@ def effective_access(vcpu: KvmVcpu, fault: KvmPageFault, pte_access: int) -> int
     return pte_access & ~ACC_EXEC_MASK if role.ext.cr4_smep else pte_access
 
 
-def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
-    """Shadow each table that the walk went through, then map the page, in parts if it must be."""
+def fetch(vcpu: KvmVcpu, fault: KvmPageFault, memory: GuestMemory, gw: GuestWalker) -> RetPf:
+    """Shadow each table that the walk of `memory` went through, then map the page, in parts if it must be."""
     kvm = vcpu.kvm
     root = vcpu.mmu.root
-    if _gpte_changed(vcpu, gw, gw.max_level):
+    if _gpte_changed(vcpu, memory, gw, gw.max_level):
         return RET_PF_RETRY
     if root_to_sp(kvm.host, root.hpa) is None and vcpu.mmu.pae_root is None:
         vcpu.requests |= KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
@@ -84,7 +84,7 @@ def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
         if level == gw.level:
             here = level, sptep
             break
-        if not _shadow_table(vcpu, fault, gw, level, sptep):
+        if not _shadow_table(vcpu, fault, memory, gw, level, sptep):
             return RET_PF_RETRY
     if here is None:
         raise KvmBug(f"no table of KVM translates {fault.addr:#x}")
@@ -105,7 +105,9 @@ def fetch(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker) -> RetPf:
     return result
 
 
-def _shadow_table(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker, level: int, sptep: Sptep) -> bool:
+def _shadow_table(
+    vcpu: KvmVcpu, fault: KvmPageFault, memory: GuestMemory, gw: GuestWalker, level: int, sptep: Sptep
+) -> bool:
     """Make the spte point at the page that shadows the guest's next table; False to try again.
 
     The guest's entry is read again once the page is protected or unsync, and before it is linked.
@@ -114,7 +116,7 @@ def _shadow_table(vcpu: KvmVcpu, fault: KvmPageFault, gw: GuestWalker, level: in
     sp = kvm_mmu_get_child_sp(vcpu, sptep, gfn, direct=False, access=access)
     if sp is not None and sp.unsync_children:
         mmu_sync_children(vcpu, sp)
-    if _gpte_changed(vcpu, gw, level - 1):
+    if _gpte_changed(vcpu, memory, gw, level - 1):
         return False
     if sp is not None:
         link_shadow_page(vcpu.kvm, sptep, sp)
@@ -135,6 +137,6 @@ def _shadow_linear_part(vcpu: KvmVcpu, fault: KvmPageFault, access: int, level: 
         account_nx_huge_page(vcpu.kvm, sp, possible=fault.req_level >= level)
 
 
-def _gpte_changed(vcpu: KvmVcpu, gw: GuestWalker, level: int) -> bool:
-    memory, size = GuestMemory(vcpu.kvm, vcpu.memslots), vcpu.mmu.guest_paging.steps[-1].entry_size
+def _gpte_changed(vcpu: KvmVcpu, memory: GuestMemory, gw: GuestWalker, level: int) -> bool:
+    size = vcpu.mmu.guest_paging.steps[-1].entry_size
     return memory.read(gw.pte_gpa[level], size) != gw.ptes[level]

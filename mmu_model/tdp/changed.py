@@ -109,8 +109,8 @@ def handle_changed_spte(kvm: Kvm, gfn: Gfn, old_spte: int, new_spte: int, level:
         return None
     was_leaf = was_present and is_last_spte(old_spte, level)
     is_leaf = is_present and is_last_spte(new_spte, level)
-    pfn_changed = spte_to_pfn(old_spte) != spte_to_pfn(new_spte)
-    if was_leaf and is_leaf and pfn_changed:
+    pfn_changed = was_leaf and spte_to_pfn(old_spte) != spte_to_pfn(new_spte)
+    if is_leaf and pfn_changed:
         raise KvmBug(f"gfn {gfn:#x}: a leaf spte of the TDP MMU was replaced by one for another frame")
     if is_leaf != was_leaf:
         kvm.stat[PAGES_STAT[level]] += 1 if is_leaf else -1

@@ -55,8 +55,8 @@ class TdpIter:
     """
 
     __slots__ = (
+        "_assert_rcu_held",
         "_min_level",
-        "_rcu",
         "_read",
         "_root_level",
         "_tables",
@@ -72,7 +72,7 @@ class TdpIter:
     )
 
     def __init__(self, kvm: Kvm, root: KvmMmuPage, start: Gfn, min_level: int = PG_LEVEL_4K) -> None:
-        self._rcu = kvm.rcu
+        self._assert_rcu_held = kvm.rcu.assert_held
         self._read = kvm.host.memory.read
         self._min_level = min_level
         self._root_level = root.role.level
@@ -86,16 +86,15 @@ class TdpIter:
         """From the root again, to where the walk was on its way to."""
         self.yielded = False
         self._yielded_gfn = self.next_last_level_gfn
-        self.level = self._root_level
-        self.gfn = gfn_round_for_level(self.next_last_level_gfn, self.level)
-        self._read_spte()
+        self._go_to(self._root_level, self.next_last_level_gfn)
         self.valid = True
 
-    def _read_spte(self) -> None:
-        """Read the entry of the present level for the present frame."""
-        self._rcu.assert_held()
-        level = self.level
-        hpa = self._tables[level] + (self.gfn >> _INDEX_SHIFT[level] & _LAST_INDEX) * 8
+    def _go_to(self, level: int, gfn: Gfn) -> None:
+        """Read the entry of a level for a frame."""
+        self._assert_rcu_held()
+        hpa = self._tables[level] + (gfn >> _INDEX_SHIFT[level] & _LAST_INDEX) * 8
+        self.level = level
+        self.gfn = gfn_round_for_level(gfn, level)
         self.sptep = Sptep(PAGE_OFFSET + hpa)
         self.old_spte = self._read(hpa)
 
@@ -114,9 +113,7 @@ class TdpIter:
             if self.level == self._root_level:
                 self.valid = False
                 return
-            self.level += 1
-            self.gfn = gfn_round_for_level(self.gfn, self.level)
-            self._read_spte()
+            self._go_to(self.level + 1, self.gfn)
 
     def try_step_down(self) -> bool:
         """Go on in the table that the entry, read again, points at; False if there is none."""
@@ -126,17 +123,15 @@ class TdpIter:
         spte = self.old_spte = self._read(self.sptep - PAGE_OFFSET)
         if not is_nonleaf_spte(spte):
             return False
-        self.level = level = level - 1
-        self._tables[level] = spte & SPTE_BASE_ADDR_MASK
-        self.gfn = gfn_round_for_level(self.next_last_level_gfn, level)
-        self._read_spte()
+        self._tables[level - 1] = spte & SPTE_BASE_ADDR_MASK
+        self._go_to(level - 1, self.next_last_level_gfn)
         return True
 
     def _try_step_side(self) -> bool:
         if self.gfn >> _INDEX_SHIFT[self.level] & _LAST_INDEX == _LAST_INDEX:
             return False
-        self.gfn = self.next_last_level_gfn = Gfn(self.gfn + pages_per_hpage(self.level))
-        self._read_spte()
+        self.next_last_level_gfn = Gfn(self.gfn + pages_per_hpage(self.level))
+        self._go_to(self.level, self.next_last_level_gfn)
         return True
 
     def has_made_progress(self) -> bool:

@@ -74,12 +74,13 @@ def kvm_tdp_mmu_map(vcpu: KvmVcpu, fault: KvmPageFault) -> Steps[RetPf]:
     root = root_to_sp(kvm.host, vcpu.mmu.root.hpa)
     if root is None:
         raise KvmBug("a vCPU of the TDP MMU faulted without a root")
+    frozen = kvm.kernel.frozen_spte
     with kvm.rcu.read:
         place = TdpIter(kvm, root, fault.gfn)
         while True:
             if fault.nx_huge_page_workaround_enabled:
                 disallowed_hugepage_adjust(kvm, fault, place.old_spte, place.level)
-            if place.old_spte == kvm.kernel.frozen_spte:
+            if place.old_spte == frozen:
                 return RET_PF_RETRY
             if place.level == fault.goal_level:
                 return (yield from _map_target_level(vcpu, fault, place))

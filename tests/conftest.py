@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from mmuspec.cache import Cache
 
 REAL_CACHE = Cache().folder
+
+collect_ignore = [] if find_spec("playwright") else ["browser"]
+"""`make browser` installs what its tests need; they are named on_*.py, so no other run has them anyway."""
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ The info string of a fenced block says what it is:
 ``sh``                      commands, run one after the other
 ``sh ci``                   commands that `.ci/run` runs
 ``sh live``                 commands that need real kernels: `.ci/live` runs them
+``sh long``                 commands that take an hour or a cluster; that they would begin is tested
 ``LANGUAGE file=PATH``      a file, written to PATH
 ``yaml claim=ID``           what stands in the spec's entry of that statement, in place of what stood there
 anything else               is shown, and not used

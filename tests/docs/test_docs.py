@@ -74,6 +74,16 @@ def test_what_needs_the_whole_is_run_by_ci() -> None:
     assert [f"{block.where}: {command}" for block, command in commands("ci") if command not in ran] == []
 
 
+@pytest.mark.parametrize("command", [command for _, command in commands("long")])
+def test_what_takes_long_would_begin(command: str) -> None:
+    """The target is there, the options are understood: nothing is run but the command's help."""
+    dry = (
+        command.replace("make ", "make --dry-run ", 1) if command.startswith("make ") else f"{command} --help"
+    )
+    done = subprocess.run(["bash", "-c", dry], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_says_what_it_is(page: Path) -> None:
     unknown = [
@@ -81,7 +91,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
     ]
     assert unknown == []
     uses = {block.use.split("=")[0] for block in blocks(page)}
-    assert uses <= {"", "ci", "live", "file", "claim"}
+    assert uses <= {"", "ci", "live", "long", "file", "claim"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conformance.broken import BrokenModel, nothing
+from conformance.kvm.host_steps import HOST_STEPS, move
 from conformance.live import PREDICATES
 from conformance.races.truths import whole
 from conformance.scenes import MIB, PAGE, TABLES, Editor, editing_guest
@@ -17,7 +18,6 @@ from mmu_model.kernels import KERNELS
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
-from tests.kvm.host_steps import HOST_STEPS, move
 
 ADDRESSES = (0x5000, 0x9000, 2 * MIB, 1 << 30)
 """Two pages of one last-level table, one of another, one of another directory."""

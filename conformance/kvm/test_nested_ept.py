@@ -2,6 +2,15 @@
 
 import pytest
 
+from conformance.kvm.nested_scenes import (
+    DEVICE,
+    LINEAR,
+    PAGE_TRANSLATED,
+    RESERVED,
+    fault,
+    levels,
+    paging_inner_guest,
+)
 from conformance.nested_ept import (
     EPT_A,
     EPT_D,
@@ -21,15 +30,6 @@ from mmu_model.kernels import KERNELS
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import TripleFault
 from mmu_model.snapshot import Kind, MmuKind
-from tests.kvm.nested_scenes import (
-    DEVICE,
-    LINEAR,
-    PAGE_TRANSLATED,
-    RESERVED,
-    fault,
-    levels,
-    paging_inner_guest,
-)
 
 both_mmus = pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
 pytestmark = pytest.mark.parametrize("kernel", KERNELS)

@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conformance.broken import BrokenModel, nothing
+from conformance.kvm.invariants import check
+from conformance.kvm.twins import ADDRESSES, BASES, FRAMES, XD, A, P, Step, Twins, U, W, step
 from conformance.looking import structs
 from mmu_model.hardware import Kind, Mode
 from mmu_model.kernels import KERNELS
@@ -14,8 +16,6 @@ from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.mmio import check_mmio_spte
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
-from tests.kvm.invariants import check
-from tests.kvm.twins import ADDRESSES, BASES, FRAMES, XD, A, P, Step, Twins, U, W, step
 
 FULL = P | W | U | A
 

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from conformance.kvm.nested_scenes import (
+    fault,
+    paging_inner_guest,
+)
 from conformance.nested_ept import (
     EPT_USED,
     R,
@@ -24,10 +28,6 @@ from mmu_model.kvm.errors import KvmError, VmEntryFailure
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind
-from tests.kvm.nested_scenes import (
-    fault,
-    paging_inner_guest,
-)
 
 both_mmus = pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
 pytestmark = pytest.mark.parametrize("kernel", KERNELS)

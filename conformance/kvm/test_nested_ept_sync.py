@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from conformance.kvm.nested_scenes import fault, levels
 from conformance.nested_ept import (
     EPT_USED,
     R,
@@ -21,7 +22,6 @@ from mmu_model.hardware.ept import EPTP_ACCESSED_DIRTY
 from mmu_model.kernels import KERNELS
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
-from tests.kvm.nested_scenes import fault, levels
 
 both_mmus = pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
 pytestmark = pytest.mark.parametrize("kernel", KERNELS)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conformance.kvm.nested_pair import DEVICE, FRAMES, LARGE, LINEAR, NGPAS, NestedPair
 from conformance.scenes import INNER_TABLES, MIB, PAGE
 from mmu_model.hardware import Mode
 from mmu_model.kernels import KERNELS
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
-from tests.kvm.nested_pair import DEVICE, FRAMES, LARGE, LINEAR, NGPAS, NestedPair
 
 P, W, U, A, XD = 1, 2, 4, 1 << 5, 1 << 63
 EPT_R, EPT_W, EPT_X, EPT_A, EPT_D, EPT_PS = 1, 2, 4, 1 << 8, 1 << 9, 1 << 7

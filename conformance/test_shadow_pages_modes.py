@@ -238,6 +238,7 @@ def test_the_first_entry_of_a_passthrough_page_leads_to_the_shadow_of_the_guests
 
 
 @pytest.mark.spec("role.passthrough/five-over-four-levels")
+@pytest.mark.spec("role.passthrough/five-over-four-levels~334e", refutes=True)
 @pytest.mark.parametrize(
     ("host_levels", "paging", "expected"), [(4, "4-level", 0), (5, "4-level", 1), (5, "5-level", 0)]
 )

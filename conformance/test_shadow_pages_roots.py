@@ -77,6 +77,7 @@ def test_what_the_processor_starts_from_is_referenced(
 
 
 @pytest.mark.spec("root_count/vcpus-take-references")
+@pytest.mark.spec("root_count/counts-hardware-registers", refutes=True)
 def test_roots_that_a_vcpu_remembers_stay_referenced(kernel: str, picture: Camera) -> None:
     """The guest goes to other tables: the root that is loaded no more, but kept, keeps its reference."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
@@ -99,6 +100,7 @@ def test_roots_that_a_vcpu_remembers_stay_referenced(kernel: str, picture: Camer
 
 
 @pytest.mark.spec("root_count/not-destroyed-while-referenced")
+@pytest.mark.spec("root_count/not-destroyed-while-nonzero")
 @pytest.mark.spec("role.invalid/pinned-root")
 def test_an_invalid_root_lives_as_long_as_a_vcpu_has_it_loaded(kernel: str) -> None:
     """KVM zaps a root in use: it is invalid but there, and gone when the vCPU lets go of it."""

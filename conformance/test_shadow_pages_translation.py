@@ -39,6 +39,7 @@ SCATTERED = {8: (9, 7), 9: (3, 7), 10: (7, 5), 11: (6, 3)}
 
 
 @pytest.mark.spec("shadowed_translation/512-entries")
+@pytest.mark.spec("shadowed_translation/512-entries~9d68", refutes=True)
 def test_there_is_an_entry_for_every_spte(kernel: str) -> None:
     """512 of them; those of the sptes that are present hold gfn and access, neighbours mapped in advance too."""
     scene, page = scattered_guest(kernel)
@@ -52,6 +53,7 @@ def test_there_is_an_entry_for_every_spte(kernel: str) -> None:
 
 
 @pytest.mark.spec("shadowed_translation/reverse-map-and-access")
+@pytest.mark.spec("shadowed_translation/reverse-map-and-access~ab53")
 def test_from_an_spte_its_gfn_and_access_are_found(kernel: str, picture: Camera) -> None:
     """By the page and the index alone; and that is how the reverse map finds what it has to forget."""
     scene, page = scattered_guest(kernel)
@@ -70,6 +72,7 @@ def test_from_an_spte_its_gfn_and_access_are_found(kernel: str, picture: Camera)
 
 
 @pytest.mark.spec("shadowed_translation/not-allocated-when-direct")
+@pytest.mark.spec("shadowed_translation/gfn-computable~6351")
 @pytest.mark.parametrize("paging", ["off", "4-level", "5-level"])
 def test_direct_pages_have_none(kernel: str, mmu: MmuKind, paging: str) -> None:
     """Pages that shadow a table have it, except in 6.12 those of levels 4 and 5; direct pages never."""
@@ -84,6 +87,7 @@ def test_direct_pages_have_none(kernel: str, mmu: MmuKind, paging: str) -> None:
 
 
 @pytest.mark.spec("shadowed_translation/gfn-computable")
+@pytest.mark.spec("shadowed_translation/gfn-computable~6351")
 def test_the_gfns_of_a_direct_page_follow_from_its_own(kernel: str, mmu: MmuKind) -> None:
     """Entry n stands for gfn + n times what an entry of the level spans."""
     scene = guest(kernel, mmu, host_level=2)

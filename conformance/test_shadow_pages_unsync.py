@@ -145,6 +145,7 @@ def test_the_bitmap_has_the_entries_that_lead_there(kernel: str, picture: Camera
 
 
 @pytest.mark.spec("unsync_child_bitmap/locates-unsync-pages")
+@pytest.mark.spec("unsync_child_bitmap/locates-unsync-pages~689c")
 def test_only_marked_entries_are_looked_at(kernel: str) -> None:
     """One of many tables is unsync. KVM finds it, and reads no entry of the pages above that is not marked."""
     scene = editing_guest(kernel, {n * 2 * MIB: HERE for n in range(12)})

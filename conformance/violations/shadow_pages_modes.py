@@ -176,6 +176,12 @@ def passthrough_is_set_under_five_levels(model: BrokenModel) -> None:
     _npt_root(model, lambda cpu_role, level: level == 5)
 
 
+@violates("role.passthrough/five-over-four-levels~334e")
+def passthrough_is_set_under_a_hypervisor_with_five_levels(model: BrokenModel) -> None:
+    """As the older document has it: the hypervisor has CR4.LA57 = 1."""
+    _npt_root(model, lambda cpu_role, level: level == cpu_role.base.level == 5)
+
+
 @violates("role.passthrough/five-over-four-levels")
 def passthrough_is_set_over_four_levels(model: BrokenModel) -> None:
     """Whatever the host walks."""

@@ -40,7 +40,7 @@ def top_level_tables_are_not_counted(model: BrokenModel) -> None:
     _root(model, lambda count, level: 0 if level > 2 else count)
 
 
-@violates("root_count/vcpus-take-references")
+@violates("root_count/vcpus-take-references", "root_count/counts-hardware-registers")
 def remembered_roots_are_not_counted(model: BrokenModel) -> None:
     """A vCPU that loads another root gives its reference back, but goes on remembering."""
 
@@ -55,7 +55,11 @@ def remembered_roots_are_not_counted(model: BrokenModel) -> None:
     model.wrap("kvm.roots.kvm_mmu_new_pgd", wrap)
 
 
-@violates("root_count/not-destroyed-while-referenced", "role.invalid/pinned-root")
+@violates(
+    "root_count/not-destroyed-while-referenced",
+    "root_count/not-destroyed-while-nonzero",
+    "role.invalid/pinned-root",
+)
 def a_root_in_use_is_destroyed(model: BrokenModel) -> None:
     """References do not keep a zapped page alive."""
 

@@ -16,10 +16,21 @@ def _translation(model: BrokenModel, change: Any) -> None:
     model.wrap("kvm.page.kvm_mmu_page_set_translation", wrap)
 
 
-@violates("shadowed_translation/512-entries", "shadowed_translation/reverse-map-and-access")
+@violates(
+    "shadowed_translation/512-entries",
+    "shadowed_translation/512-entries~9d68",
+    "shadowed_translation/reverse-map-and-access",
+    "shadowed_translation/reverse-map-and-access~ab53",
+)
 def translations_are_noted_one_entry_further_on(model: BrokenModel) -> None:
     """Entry n is about spte n - 1."""
     _translation(model, lambda index, gfn, access: (index + 1 & 511, gfn, access))
+
+
+@violates("shadowed_translation/512-entries~9d68")
+def elements_are_frame_numbers(model: BrokenModel) -> None:
+    """As the older document has it: there is no access beside them."""
+    _translation(model, lambda index, gfn, access: (index, gfn >> 12, gfn & 0xFFF))
 
 
 @violates("shadowed_translation/512-entries")
@@ -44,7 +55,7 @@ def the_access_is_not_noted(model: BrokenModel) -> None:
     _translation(model, lambda index, gfn, access: (index, gfn, 0))
 
 
-@violates("shadowed_translation/not-allocated-when-direct")
+@violates("shadowed_translation/not-allocated-when-direct", "shadowed_translation/gfn-computable~6351")
 def direct_pages_have_the_array(model: BrokenModel) -> None:
     """Every page of the shadow MMU has it."""
 

@@ -107,7 +107,7 @@ def only_the_page_above_is_marked(model: BrokenModel) -> None:
     model.replace("shadow.unsync.mark_unsync", wrong)
 
 
-@violates("unsync_child_bitmap/locates-unsync-pages")
+@violates("unsync_child_bitmap/locates-unsync-pages", "unsync_child_bitmap/locates-unsync-pages~689c")
 def all_entries_are_searched(model: BrokenModel) -> None:
     """Whatever the bitmap says, every entry is read."""
 
@@ -122,7 +122,7 @@ def all_entries_are_searched(model: BrokenModel) -> None:
     model.wrap("shadow.unsync.mmu_unsync_walk", wrap)
 
 
-@violates("unsync_child_bitmap/locates-unsync-pages")
+@violates("unsync_child_bitmap/locates-unsync-pages", "unsync_child_bitmap/locates-unsync-pages~689c")
 def an_unsync_page_is_not_found(model: BrokenModel) -> None:
     """The search from a root finds nothing."""
     model.replace("shadow.unsync.mmu_unsync_walk", lambda kvm, sp: [])

@@ -6,6 +6,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import pytest
+from hypothesis import settings
 
 from conformance import violations
 from conformance.broken import BrokenModel
@@ -13,6 +14,9 @@ from conformance.pictures import NEWEST, Attach, Camera
 from mmu_model.kernels import KERNELS
 from mmu_model.snapshot import MmuKind
 from mmuspec.violations import Violation
+
+settings.register_profile("unhurried", deadline=None)  # no test fails because a machine is slow
+settings.load_profile("unhurried")
 
 for _module in iter_modules(violations.__path__):
     import_module(f"{violations.__name__}.{_module.name}")

@@ -7,8 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mmuspec.cache import Cache
+
+settings.register_profile("unhurried", deadline=None)  # no test fails because a machine is slow
+settings.load_profile("unhurried")
 
 REAL_CACHE = Cache().folder
 

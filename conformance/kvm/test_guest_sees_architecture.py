@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from conformance.broken import BrokenModel, nothing
 from conformance.kvm.host_steps import HOST_STEPS, move
+from conformance.kvm.twins import Machine
 from conformance.live import PREDICATES
 from conformance.races.truths import whole
 from conformance.scenes import MIB, PAGE, TABLES, Editor, editing_guest
@@ -34,18 +35,6 @@ upper_edits = st.tuples(st.just("upper"), addresses, st.tuples(st.sampled_from(U
 modes = st.tuples(st.just("mode"), st.sampled_from(("wp", "smep")), st.just(0))
 hosts = st.tuples(st.just("host"), st.sampled_from(HOST_STEPS), st.sampled_from(FRAMES))
 programs = st.lists(st.one_of(accesses, accesses, edits, upper_edits, modes, hosts), min_size=3, max_size=14)
-
-
-class Machine(Protocol):
-    """What a program runs on: a virtual processor, or the processor itself."""
-
-    def read(self, address: int, size: int = 8, *, cpl: int = 0) -> int: ...
-    def fetch(self, address: int, size: int = 8, *, cpl: int = 0) -> int: ...
-    def write(self, address: int, value: int, size: int = 8, *, cpl: int = 0) -> None: ...
-    def invlpg(self, address: int) -> None: ...
-    def mov_cr0(self, value: int) -> None: ...
-    def mov_cr3(self, value: int) -> None: ...
-    def mov_cr4(self, value: int) -> None: ...
 
 
 @dataclass

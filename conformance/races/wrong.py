@@ -131,6 +131,8 @@ def references_are_taken_in_two_steps(model: BrokenModel) -> None:
     def wrong(root: Any) -> Any:
         count = root.tdp_mmu_root_count
         yield "has read the count"
+        if not count:
+            return False
         root.tdp_mmu_root_count = count + 1
         return True
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from conformance.broken import BrokenModel
+from conformance.races.wrong import references_are_dropped_in_two_steps, references_are_taken_in_two_steps
 from mmu_model.kvm.vcpu import KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
 from mmuspec.violations import violates
 
@@ -16,29 +17,13 @@ def new_tdp_roots_have_one_reference(model: BrokenModel) -> None:
 @violates("root_count/tdp_mmu_root_count-is-atomic")
 def tdp_references_are_dropped_in_two_steps(model: BrokenModel) -> None:
     """The count is read, and then written: no atomic operation."""
-
-    def wrong(root: Any) -> Any:
-        count = root.tdp_mmu_root_count
-        yield "has read the count"
-        root.tdp_mmu_root_count = count - 1
-        return count == 1
-
-    model.replace("tdp.root._dec_and_test", wrong)
+    references_are_dropped_in_two_steps(model)
 
 
 @violates("root_count/tdp_mmu_root_count-is-atomic")
 def tdp_references_are_taken_in_two_steps(model: BrokenModel) -> None:
     """The same where a reference is taken: seen where that happens with mmu_lock held for read."""
-
-    def wrong(root: Any) -> Any:
-        count = root.tdp_mmu_root_count
-        yield "has read the count"
-        if not count:
-            return False
-        root.tdp_mmu_root_count = count + 1
-        return True
-
-    model.replace("tdp.root.kvm_tdp_mmu_get_root", wrong)
+    references_are_taken_in_two_steps(model)
 
 
 @violates("root_count/tdp_mmu_root_count-is-atomic")

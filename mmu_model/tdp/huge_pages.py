@@ -9,18 +9,14 @@ from mmu_model.kvm.types import KVM_MAX_HUGEPAGE_LEVEL, PG_LEVEL_2M
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.iter import TdpIter, tdp_mmu_iter_cond_resched
 from mmu_model.tdp.map import new_child, tdp_mmu_link_sp, tdp_mmu_zap_spte_atomic
-from mmu_model.tdp.root import tdp_mmu_next_root
+from mmu_model.tdp.root import for_each_root_of
 from mmu_model.tdp.split import split_into
 
 
 def kvm_tdp_mmu_try_split_huge_pages(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
     """Replace every large page of the slot by tables of small ones, which map the same in the same way."""
     kvm.mmu_lock.assert_held_read()
-    root = yield from tdp_mmu_next_root(kvm, None, only_valid=True)
-    while root is not None:
-        if root.role.smm == slot.as_id:
-            yield from _split_below(kvm, root, slot)
-        root = yield from tdp_mmu_next_root(kvm, root, only_valid=True)
+    yield from for_each_root_of(kvm, slot, lambda root: _split_below(kvm, root, slot))
 
 
 def _split_below(kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot) -> Steps[None]:
@@ -41,11 +37,7 @@ def _split_below(kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot) -> Steps[None]
 def kvm_tdp_mmu_zap_collapsible_sptes(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
     """Clear every spte that leads to a table in whose place there could be a large page now."""
     kvm.mmu_lock.assert_held_read()
-    root = yield from tdp_mmu_next_root(kvm, None, only_valid=True)
-    while root is not None:
-        if root.role.smm == slot.as_id:
-            yield from _zap_collapsible_below(kvm, root, slot)
-        root = yield from tdp_mmu_next_root(kvm, root, only_valid=True)
+    yield from for_each_root_of(kvm, slot, lambda root: _zap_collapsible_below(kvm, root, slot))
 
 
 def _zap_collapsible_below(kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot) -> Steps[None]:

@@ -18,19 +18,17 @@ from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.changed import kvm_tdp_mmu_write_spte, tdp_mmu_iter_set_spte
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.protect import tdp_mmu_clear_spte_bits
-from mmu_model.tdp.root import tdp_mmu_next_root
+from mmu_model.tdp.root import for_each_root_of
 from mmu_model.tdp.zap import tdp_mmu_zap_leafs
 
 
 def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn) -> Steps[bool]:
     """No spte maps these frames any more, in invalid roots neither; whether the TLBs are to be flushed."""
-    flush = False
-    root = yield from tdp_mmu_next_root(kvm, None)
-    while root is not None:
-        if root.role.smm == slot.as_id:
-            flush |= yield from tdp_mmu_zap_leafs(kvm, root, start, end)
-        root = yield from tdp_mmu_next_root(kvm, root)
-    return flush
+    return (
+        yield from for_each_root_of(
+            kvm, slot, lambda root: tdp_mmu_zap_leafs(kvm, root, start, end), only_valid=False
+        )
+    )
 
 
 def kvm_tdp_mmu_set_spte_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn, mapping: HostMapping) -> Steps[bool]:

@@ -16,7 +16,7 @@ from mmu_model.kvm.types import PG_LEVEL_4K, Sptep
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
 from mmu_model.tdp.iter import TdpIter, tdp_mmu_iter_cond_resched
-from mmu_model.tdp.root import tdp_mmu_next_root
+from mmu_model.tdp.root import for_each_root_of
 
 
 def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> Steps[bool]:
@@ -60,13 +60,11 @@ def kvm_tdp_mmu_clear_dirty_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[bool]:
 def _change_leafs(kvm: Kvm, slot: KvmMemorySlot, min_level: int, change: Callable[[int], int]) -> Steps[bool]:
     """Change the leaf sptes of a slot in all valid roots; whether any changed."""
     kvm.mmu_lock.assert_held_read()
-    changed = False
-    root = yield from tdp_mmu_next_root(kvm, None, only_valid=True)
-    while root is not None:
-        if root.role.smm == slot.as_id:
-            changed |= yield from _change_leafs_of_root(kvm, root, slot, min_level, change)
-        root = yield from tdp_mmu_next_root(kvm, root, only_valid=True)
-    return changed
+    return (
+        yield from for_each_root_of(
+            kvm, slot, lambda root: _change_leafs_of_root(kvm, root, slot, min_level, change)
+        )
+    )
 
 
 def _change_leafs_of_root(

@@ -4,8 +4,11 @@ Whoever uses a root has a reference to it. The TDP MMU itself has one until the 
 tables are taken apart: so the last reference is never to a valid root.
 """
 
+from collections.abc import Callable
+
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.errors import KvmBug
+from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.page import KvmMmuPage, is_tdp_mmu_page
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.task import Steps
@@ -124,4 +127,21 @@ def tdp_mmu_next_root(
                 break
     if previous:
         yield from kvm_tdp_mmu_put_root(kvm, previous)
+    return found
+
+
+def for_each_root_of(
+    kvm: Kvm,
+    slot: KvmMemorySlot,
+    work: Callable[[KvmMmuPage], Steps[object]],
+    *,
+    only_valid: bool = True,
+) -> Steps[bool]:
+    """Work on every root that maps the slot, whose address space that is; whether any of it came to True."""
+    found = False
+    root = yield from tdp_mmu_next_root(kvm, None, only_valid=only_valid)
+    while root is not None:
+        if root.role.smm == slot.as_id:
+            found |= bool((yield from work(root)))
+        root = yield from tdp_mmu_next_root(kvm, root, only_valid=only_valid)
     return found

@@ -12,7 +12,6 @@ from mmu_model.hardware import (
     CR4_PAE,
     CR4_PCIDE,
     CR4_PGE,
-    CR4_SMEP,
     Access,
     EptViolation,
     Fault,
@@ -236,43 +235,6 @@ def test_invlpg_leaves_other_pcids_alone() -> None:
     cpu.invlpg(VA)
     other_pcid(cpu, 0)
     assert is_stale(cpu)
-
-
-@pytest.mark.parametrize(
-    ("change", "forgets", "forgets_global"),
-    [
-        (lambda cpu: cpu.mov_cr4(cpu.registers.cr4 ^ CR4_PGE), True, True),
-        (lambda cpu: cpu.mov_cr4(cpu.registers.cr4 & ~CR4_PCIDE), True, True),
-        (lambda cpu: cpu.mov_cr4(cpu.registers.cr4 | CR4_SMEP), True, True),
-        (lambda cpu: cpu.mov_cr4(cpu.registers.cr4), False, False),
-        (lambda cpu: cpu.mov_cr0(cpu.registers.cr0 ^ CR0_WP), False, False),
-        (lambda cpu: cpu.wrmsr_efer(cpu.registers.efer), False, False),
-        (lambda cpu: cpu.set_rights(pkru=0, pkrs=0, ac=True), False, False),
-        (lambda cpu: cpu.invpcid(Invpcid.ALL), True, True),
-        (lambda cpu: cpu.invpcid(Invpcid.ALL_KEEP_GLOBAL), True, False),
-        (lambda cpu: cpu.invpcid(Invpcid.PCID, 0), True, False),
-        (lambda cpu: cpu.invpcid(Invpcid.PCID, 5), False, False),
-        (lambda cpu: cpu.invpcid(Invpcid.ADDRESS, 0, VA), True, False),
-        (lambda cpu: cpu.invpcid(Invpcid.ADDRESS, 5, VA), False, False),
-        (lambda cpu: cpu.invpcid(Invpcid.ADDRESS, 0, VA + 0x1000), False, False),
-        (lambda cpu: cpu.invlpga(VA, 0), True, True),
-        (lambda cpu: cpu.invlpga(VA, 7), False, False),
-        (lambda cpu: cpu.invvpid(Invvpid.ALL), False, False),
-        (lambda cpu: cpu.invept(), False, False),
-        (lambda cpu: cpu.flush_asid(), True, True),
-        (lambda cpu: cpu.flush_asid(0, keep_global=True), True, False),
-        (lambda cpu: cpu.flush_asid(7), False, False),
-    ],
-)
-def test_what_forgets_what(
-    change: Callable[[LogicalProcessor], None], forgets: bool, forgets_global: bool
-) -> None:
-    _, cpu = scene(cr4=CR4_PCIDE | CR4_PGE)
-    change(cpu)
-    assert is_stale(cpu) is not forgets
-    _, cpu = scene(flags=P | G, cr4=CR4_PCIDE | CR4_PGE)
-    change(cpu)
-    assert is_stale(cpu) is not forgets_global
 
 
 def test_turning_paging_off_forgets_everything() -> None:

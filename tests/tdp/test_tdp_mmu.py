@@ -9,7 +9,6 @@ from conformance.scenes import MIB, PAGE, Scene, guest, nested_guest
 from mmu_model.hardware import Gfn, Registers
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.locks import LockNotHeld
-from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.notifier import gfn_range, invalidate_range_end, invalidate_range_start
 from mmu_model.kvm.spte import is_writable_pte, spte_to_pfn
 from mmu_model.kvm.task import Steps, finish
@@ -20,23 +19,7 @@ from mmu_model.tdp.changed import handle_changed_spte, tdp_mmu_set_spte_atomic
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import kvm_tdp_mmu_put_root
 from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_all, tdp_mmu_zap_leafs
-
-KERNEL = "6.12"
-ADDRESSES = (0, 0x5000, 2 * MIB, 40 * MIB)
-
-
-@pytest.fixture
-def scene() -> Scene:
-    """A guest that has touched a few pages."""
-    scene = guest(KERNEL, MmuKind.TDP)
-    for address in ADDRESSES:
-        scene.cpu.write(address, address + 1)
-    return scene
-
-
-def the_slot(scene: Scene) -> KvmMemorySlot:
-    """The slot at 0."""
-    return next(iter(scene.vm.kvm.memslots[0]))
+from tests.tdp.touched import KERNEL, the_slot
 
 
 def mapped(scene: Scene) -> list[int]:

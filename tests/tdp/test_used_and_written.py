@@ -10,30 +10,14 @@ from mmu_model.hardware import Gfn
 from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from mmu_model.kvm.locks import LockNotHeld
 from mmu_model.kvm.memory_region import set_memory_region_flags
-from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
+from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
 from mmu_model.kvm.spte import is_writable_pte
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from mmu_model.tdp.notifier import kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_test_age_gfn
 from mmu_model.tdp.protect import kvm_tdp_mmu_clear_dirty_slot, kvm_tdp_mmu_wrprot_slot
-
-KERNEL = "6.12"
-ADDRESSES = (0, 0x5000, 2 * MIB, 40 * MIB)
-
-
-@pytest.fixture
-def scene() -> Scene:
-    """A guest that has touched a few pages."""
-    scene = guest(KERNEL, MmuKind.TDP)
-    for address in ADDRESSES:
-        scene.cpu.write(address, address + 1)
-    return scene
-
-
-def the_slot(scene: Scene) -> KvmMemorySlot:
-    """The slot at 0."""
-    return next(iter(scene.vm.kvm.memslots[0]))
+from tests.tdp.touched import ADDRESSES, KERNEL, the_slot
 
 
 @pytest.mark.parametrize("tdp_format", TdpFormat)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mutants.judge import UNNOTICED, UNSEEN
+from mutants.watch import UNNOTICED, UNSEEN
 
 PYPROJECT = "[tool.pytest.ini_options]\nfilterwarnings = ['error']\n"
 

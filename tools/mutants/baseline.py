@@ -91,7 +91,7 @@ class _Tracer:
         self.caches: list[Any] = []
 
     def pytest_collection_finish(self) -> None:
-        self.caches = _caches(self.package)
+        self.caches = caches(self.package)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -115,10 +115,10 @@ class _Tracer:
         self.failed = self.failed or (report.nodeid if report.failed else "")
 
 
-def _caches(package: str) -> list[Any]:
+def caches(package: str) -> list[Any]:
     """What functions of the package have computed and kept.
 
-    It is cleared before each test, so that the test is seen to compute it.
+    It is cleared where a test is to be seen to compute it.
     """
     return [
         thing

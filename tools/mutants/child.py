@@ -1,12 +1,13 @@
-"""Pytest in a process of its own, forked from one that has the libraries loaded but not the model.
+"""Work in a process of its own, forked from this one; what it has to say goes through a pipe.
 
-A forked child imports the model and its tests anew, with a mutated module in the place of one of them; no source is
-changed. What it has to say goes through a pipe.
+The child of a process that has the libraries loaded but not the model imports the model and its tests anew, with a
+mutated module in the place of one of them; no source is changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.machinery
 import importlib.util
 import json
@@ -27,6 +28,7 @@ import yaml  # noqa: F401
 from mutants.project import MutantsError, Project
 
 _MEMORY: Final = 4 << 30
+_PR_SET_PDEATHSIG: Final = 1
 Say = Callable[[dict[str, Any]], NoReturn]
 """Tells the parent the last word, and ends."""
 
@@ -80,13 +82,24 @@ def in_child(project: Project, seconds: float, work: Callable[[Say], object]) ->
         The child was ended by :func:`stop`.
 
     """
-    if _stopped:
-        raise MutantsError("stopped")
+
+    def anew(say: Say) -> object:
+        forget(project)
+        return work(say)
+
+    refuse_if_stopped()
+    word = forked(seconds, anew)
+    refuse_if_stopped()
+    return word
+
+
+def forked(seconds: float, work: Callable[[Say], object]) -> dict[str, Any] | None:
+    """What `work` says in a child that has `seconds` of processor time, and is otherwise as this process is."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _work(project, seconds, work, writing)
+        _work(seconds, work, writing)
     os.close(writing)
     _under_way.add(child)
     try:
@@ -98,8 +111,6 @@ def in_child(project: Project, seconds: float, work: Callable[[Say], object]) ->
     finally:
         os.waitpid(child, 0)
         _under_way.discard(child)
-    if _stopped:
-        raise MutantsError("stopped")
     return json.loads(said) if said else None
 
 
@@ -110,25 +121,41 @@ def stop(*_: object) -> None:
         os.kill(child, signal.SIGKILL)
 
 
-def _work(project: Project, seconds: float, work: Callable[[Say], object], writing: int) -> NoReturn:
+def refuse_if_stopped() -> None:
+    """Nothing is begun, and nothing has come of what was under way, once :func:`stop` was called."""
+    if _stopped:
+        raise MutantsError("stopped")
+
+
+def end_with_parent() -> None:
+    """This process is not to go on when the one that forked it has been ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def forget(project: Project) -> None:
+    """Be a process that has not imported the package and its tests yet, and that nobody hears."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+    for name in [name for name in sys.modules if name.split(".")[0] in (project.package, project.tests)]:
+        del sys.modules[name]
+    sys.path.insert(0, str(project.root))
+    sys.dont_write_bytecode = False  # of what is not mutated, and not beside the sources
+    sys.pycache_prefix = str(project.root / "build" / "pycache")
+    os.chdir(project.root)
+
+
+def _work(seconds: float, work: Callable[[Say], object], writing: int) -> NoReturn:
     def say(word: dict[str, Any]) -> NoReturn:
         os.write(writing, json.dumps(word).encode())
         os._exit(0)
 
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent()
         spent = time.process_time()
         resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 1,) * 2)
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nowhere, stream)
-        for name in [name for name in sys.modules if name.split(".")[0] in (project.package, project.tests)]:
-            del sys.modules[name]
-        sys.path.insert(0, str(project.root))
-        sys.dont_write_bytecode = False  # of what is not mutated, and not beside the sources
-        sys.pycache_prefix = str(project.root / "build" / "pycache")
-        os.chdir(project.root)
         with contextlib.suppress(BaseException):
             work(say)
     finally:

@@ -5,32 +5,24 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import signal
 import sys
-import time
 import warnings
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from types import CodeType
 from typing import Any, Final
-
-import pytest
 
 from mutants.baseline import Baseline, baseline
 from mutants.child import Mutated, Say, in_child, run_pytest
 from mutants.mutations import Mutant, mutant, mutated
+from mutants.nest import UNABLE, Nest
+from mutants.patch import function_at
 from mutants.project import MutantsError, Project
+from mutants.watch import IMPORT, KILLED, SURVIVED, TIME, UNSEEN, Plan, Watch
 
-KILLED, SURVIVED = "killed", "survived"
-ASSERTION, ERROR, IMPORT, TIME = "an assertion", "an error", "an import that fails", "no end"
-"""How a mutant is killed."""
-UNSEEN, UNNOTICED, BUDGET = "no test executes it", "no test notices", "none did within the budget"
-"""Why a mutant survives."""
-
-_SLOWER: Final = 20
-_AT_LEAST: Final = 3.0
-"""A test on a mutant does not end if it takes so many times as long, and so many seconds, of processor time."""
 _START: Final = 30.0
 """Seconds of processor time for imports, more than enough."""
 
@@ -63,14 +55,29 @@ class Hunt:
         code = compiled(self.project, of)
         if code is None:
             raise MutantsError(f"{name} is no mutant")
-        work = functools.partial(_run, self, of, code, tests, everywhere)
-        word = in_child(self.project, self.budget + _START, work)
-        return word or {"outcome": KILLED, "how": TIME, "test": "", "seconds": self.budget + _START}
+        usual = _baseline(self).seconds
+        plan = Plan({test: usual[test] for test in tests}, everywhere, self.budget)
+        limit = self.budget + _START
+        word = self._in_nest(of, code, plan, limit)
+        if word == UNABLE:
+            word = in_child(self.project, limit, functools.partial(_imported, self.project, of, code, plan))
+        return word or {"outcome": KILLED, "how": TIME, "test": "", "seconds": limit}
+
+    def _in_nest(self, of: Mutant, code: CodeType, plan: Plan, limit: float) -> dict[str, Any] | None:
+        """What imports execute cannot be changed in a process that has imported it."""
+        function = None if plan.everywhere else function_at(self.project.read(of.path), of.start[0])
+        return _nest(self.project, get_ident()).judge(limit, code, function, plan) if function else UNABLE
 
 
 @functools.lru_cache(maxsize=1)
 def _baseline(hunt: Hunt) -> Baseline:
     return baseline(hunt.project, hunt.folder)
+
+
+@functools.lru_cache
+def _nest(project: Project, _thread: int) -> Nest:
+    """Each thread that judges has its own."""
+    return Nest(project)
 
 
 def compiled(project: Project, of: Mutant) -> CodeType | None:
@@ -87,18 +94,28 @@ def compiled(project: Project, of: Mutant) -> CodeType | None:
 
 
 def tests_for(project: Project, known: Baseline, of: Mutant) -> tuple[list[str], bool]:
-    """The tests that could notice a mutant, the quickest first; and are these all that there are?
+    """The tests that could notice a mutant, in order; and are these all that there are?
 
+    The quickest come first, but one case of each test before the second case of any: cases of one test see much the same.
     What an import executes (tables, constants, classes) can be noticed by any test; those that execute a line which
     has its name in it come first, then those that execute something of the file.
     """
     imported, tests = known.at(of.path, _lines(project.read(of.path), of.start[0]))
     if not imported:
-        return sorted(tests, key=known.seconds.__getitem__), False
+        return _varied(tests, known.seconds), False
     near, naming = known.of(of.path), _that_name(project, known, of)
-    return sorted(
-        known.seconds, key=lambda test: (test not in naming, test not in near, known.seconds[test])
-    ), True
+    order = _varied(known.seconds, known.seconds)
+    return sorted(order, key=lambda test: (test not in naming, test not in near)), True
+
+
+def _varied(tests: Iterable[str], seconds: dict[str, float]) -> list[str]:
+    turns: Counter[str] = Counter()
+    keys: dict[str, tuple[int, float]] = {}
+    for test in sorted(tests, key=seconds.__getitem__):
+        function = test.split("[")[0]
+        turns[function] += 1
+        keys[test] = turns[function], seconds[test]
+    return sorted(keys, key=keys.__getitem__)
 
 
 def _that_name(project: Project, known: Baseline, of: Mutant) -> set[str]:
@@ -143,64 +160,10 @@ def _lines(source: str, line: int) -> range:
     return found
 
 
-def _run(hunt: Hunt, of: Mutant, code: CodeType, tests: list[str], everywhere: bool, say: Say) -> None:
-    begin = time.process_time()
-    module = hunt.project.module(of.path)
-    sys.meta_path.insert(0, Mutated(module, hunt.project.root / of.path, code))
-    watch = _Watch(hunt, tests, everywhere, say, begin)
-    signal.signal(signal.SIGPROF, lambda *_: watch.last_word(KILLED, TIME))
-    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-    run_pytest(hunt.project, [hunt.project.tests] if everywhere else files, watch)
+def _imported(project: Project, of: Mutant, code: CodeType, plan: Plan, say: Say) -> None:
+    """Import the package anew, with the mutated module in it, and run the tests."""
+    sys.meta_path.insert(0, Mutated(project.module(of.path), project.root / of.path, code))
+    watch = Watch(plan, say)
+    files = list(dict.fromkeys(test.split("::")[0] for test in plan.tests))
+    run_pytest(project, [project.tests] if plan.everywhere else files, watch)
     watch.last_word(KILLED, IMPORT)
-
-
-class _Watch:
-    """A plugin that runs the tests in order and speaks at the first that fails."""
-
-    def __init__(self, hunt: Hunt, tests: list[str], everywhere: bool, say: Say, begin: float) -> None:
-        self._hunt = hunt
-        self._order = {test: number for number, test in enumerate(tests)}
-        self._everywhere = everywhere
-        self._say = say
-        self._begin = begin
-        self._test = ""
-
-    def last_word(self, outcome: str, how: str) -> None:
-        """Say what came of it."""
-        seconds = round(time.process_time() - self._begin, 2)
-        self._say({"outcome": outcome, "how": how, "test": self._test, "seconds": seconds})
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """In order; first of all those that are there on the mutant only."""
-        chosen = [item for item in items if self._everywhere or item.nodeid in self._order]
-        items[:] = sorted(chosen, key=lambda item: self._order.get(item.nodeid, -1))
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        if time.process_time() - self._begin > self._hunt.budget:
-            self.last_word(SURVIVED, BUDGET)
-        self._test = item.nodeid
-        usual = _baseline(self._hunt).seconds.get(item.nodeid, 0.0)
-        signal.setitimer(signal.ITIMER_PROF, max(_AT_LEAST, _SLOWER * usual))
-        result = yield
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        self._test = ""
-        return result
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Before other plugins write down what came of a wrong model."""
-        unnoticed = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
-        self.last_word(*((SURVIVED, UNNOTICED) if unnoticed else (KILLED, IMPORT)))
-
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> None:
-        excinfo = call.excinfo
-        if excinfo is None or excinfo.errisinstance(pytest.skip.Exception):
-            return
-        assertion = excinfo.errisinstance((AssertionError, pytest.fail.Exception))
-        self.last_word(KILLED, ASSERTION if assertion else ERROR)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.failed:
-            self.last_word(KILLED, IMPORT)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mutants.judge import KILLED, SURVIVED
 from mutants.mutations import Mutant, mutated
 from mutants.project import Project
+from mutants.watch import KILLED, SURVIVED
 
 APART: Final = {
     "mmu_model/cli.py": "command line",

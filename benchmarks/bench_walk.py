@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Measurement, benchmark, rate, seconds
-from mmu_model.campaign import all_cores
 from mmu_model.hardware import (
     CR0_PE,
     CR0_PG,
@@ -35,9 +34,10 @@ from mmu_model.hardware import (
     walk_nested,
 )
 from mmu_model.hardware.batch import NO_FAULT, walk_batch
-from mmu_model.hardware.cases import answer
-from mmu_model.hardware.matrix.run import checkpoint, run
 from mmu_model.hardware.tables import PageTables, frames_from
+from mmu_tool.campaign import all_cores
+from mmu_tool.cases import answer
+from mmu_tool.matrix.run import checkpoint, run
 
 PAGES = 16_384
 MAXPHYADDR = 40

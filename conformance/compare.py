@@ -15,9 +15,9 @@ import click
 
 from conformance.recorded import Case, Outcome, Verdict, cases, judge
 from mmu_model.kernels import KERNELS
-from mmu_model.progress import progress_bar
 from mmu_model.scenario import ScenarioError
 from mmu_model.snapshot import MmuKind
+from mmu_tool.progress import progress_bar
 
 MMUS = tuple(mmu.value for mmu in MmuKind)
 MARKS = {Outcome.EQUAL: "=", Outcome.EXCUSED: "~", Outcome.FAILS: "!"}

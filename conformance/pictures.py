@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from mmu_model.draw import draw
 from mmu_model.kernels import KERNELS
 from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import Snapshot, canonical
+from mmu_tool.draw import draw
 
 Attach: TypeAlias = Callable[[str, str, bytes, str], None]
 

@@ -40,9 +40,9 @@ from mmu_model.hardware import (
 )
 from mmu_model.hardware.batch import GENERAL_PROTECTION, NO_FAULT, walk_batch
 from mmu_model.hardware.ept import EPTP_WALK_LENGTH_4, EPTP_WRITE_BACK
-from mmu_model.hardware.matrix.check import check_block
-from mmu_model.hardware.matrix.combinations import BLOCKS, Block, combinations, legal
 from mmu_model.hardware.tables import PageTables, frames_from
+from mmu_tool.matrix.check import check_block
+from mmu_tool.matrix.combinations import BLOCKS, Block, combinations, legal
 
 MAXPHYADDR = 46
 CR4 = {

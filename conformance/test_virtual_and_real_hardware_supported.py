@@ -26,11 +26,11 @@ from mmu_model.hardware import (
     Registers,
     SecondDimension,
 )
-from mmu_model.hardware.cases import answer
 from mmu_model.hardware.tables import PRESENT_WRITABLE_USER, PageTables, frames_from
 from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
+from mmu_tool.cases import answer
 from tests.oracle.case import Case
 from tests.oracle.compare import compare, expected
 

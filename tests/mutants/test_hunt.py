@@ -138,7 +138,7 @@ def test_a_path_that_is_nothing_is_refused(tiny: Path) -> None:
 def test_the_hunt_runs_on_a_cluster(tiny: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50
     ) as local:
         done = hunt(tiny, "--sample", "2", "--scheduler", local.scheduler_address)
     assert done.returncode == 0, done.stderr

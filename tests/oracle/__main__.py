@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmu_model.hardware.cases import answer
+from mmu_tool.cases import answer
 from tests.oracle.compare import Tally, Walker, minimize, run
 
 _CHUNK = 1000

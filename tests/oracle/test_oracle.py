@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmu_model.hardware.cases import answer
+from mmu_tool.cases import answer
 from tests.oracle.compare import run
 
 SEED = 20_261_122

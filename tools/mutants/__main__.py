@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from mmu_model.campaign import CampaignError, Checkpoint, Workers, cluster, results
-from mmu_model.progress import progress_bar
+from mmu_tool.campaign import CampaignError, Checkpoint, Workers, cluster, results
+from mmu_tool.progress import progress_bar
 from mutants.baseline import baseline
 from mutants.child import stop
 from mutants.judge import Hunt

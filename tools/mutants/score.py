@@ -13,22 +13,6 @@ from mutants.mutations import Mutant, mutated
 from mutants.project import Project
 from mutants.watch import KILLED, SURVIVED
 
-APART: Final = {
-    "mmu_model/cli.py": "command line",
-    "mmu_model/progress.py": "command line",
-    "mmu_model/campaign.py": "long work in pieces",
-    "mmu_model/hardware/matrix/": "compares the two walks; run by `mmu-model access-matrix` and tests/hardware",
-    "mmu_model/hardware/batch.py": "the walk on arrays; held to the single walk by the matrix and tests/hardware",
-    "mmu_model/hardware/walk_filter.py": "command line",
-    "mmu_model/hardware/cases.py": "cases of the command line, read and written",
-    "mmu_model/draw/": "pictures",
-    "mmu_model/schedule/file.py": "schedules, read and written",
-    "mmu_model/scenario/node.py": "scenarios, read, and what is wrong with them",
-    "mmu_model/scenario/read.py": "scenarios, read, and what is wrong with them",
-    "mmu_model/scenario/schema.py": "scenarios, read, and what is wrong with them",
-}
-"""Files that are no MMU, and what they are: the score is given with and without them."""
-
 _Z: Final = 1.96
 """Standard deviations to either side of a mean that hold 95 %."""
 
@@ -72,11 +56,6 @@ def score(judged: list[Judged]) -> Score:
     return Score(sum(result["outcome"] == KILLED for _, result in judged), len(judged))
 
 
-def apart(mutant: Mutant) -> str:
-    """What a mutant's file is, if it is no MMU."""
-    return next((what for path, what in APART.items() if mutant.path.startswith(path)), "")
-
-
 def summary(project: Project, judged: list[Judged]) -> Iterator[str]:
     """Lines: the survivors, tables of them, the scores."""
     survivors = sorted((pair for pair in judged if pair[1]["outcome"] == SURVIVED), key=lambda pair: pair[0])
@@ -90,9 +69,6 @@ def summary(project: Project, judged: list[Judged]) -> Iterator[str]:
         how = Counter(result["how"] for _, result in judged if result["outcome"] == outcome)
         yield f"{outcome}: {', '.join(f'{count} {name}' for name, count in how.most_common()) or 'none'}"
     yield f"all: {score(judged)}"
-    if any(apart(mutant) for mutant, _ in judged):
-        yield f"the MMU and the processor: {score([pair for pair in judged if not apart(pair[0])])}"
-        yield f"the rest (files, command line, campaigns): {score([p for p in judged if apart(p[0])])}"
 
 
 def diff(project: Project, mutant: Mutant) -> Iterator[str]:

@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from mmu_model import hardware
-from mmu_model.campaign import Checkpoint, Result, Workers, results
-from mmu_model.hardware.matrix.check import check_block
-from mmu_model.hardware.matrix.combinations import BLOCKS
 from mmu_model.hardware.registers import Mode
+from mmu_tool.campaign import Checkpoint, Result, Workers, results
+from mmu_tool.matrix.check import check_block
+from mmu_tool.matrix.combinations import BLOCKS
 
 _SHOWN = 10
 

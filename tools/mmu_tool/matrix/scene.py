@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmu_model.hardware.linear import LinearPaging
-from mmu_model.hardware.matrix.combinations import MAXPHYADDR, PDE_FLAGS, PDES, PTE_FLAGS, PTES, Block
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.registers import (
     CR0_PE,
@@ -26,6 +25,7 @@ from mmu_model.hardware.registers import (
     Registers,
 )
 from mmu_model.hardware.types import PAGE_SIZE
+from mmu_tool.matrix.combinations import MAXPHYADDR, PDE_FLAGS, PDES, PTE_FLAGS, PTES, Block
 
 Number = TypeVar("Number", int, NDArray[np.int64])
 

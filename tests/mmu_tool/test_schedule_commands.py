@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mmu_model.cli import main
+from mmu_tool.cli import main
 
 RACES = """
 from dataclasses import dataclass, field
@@ -156,9 +156,9 @@ def test_actors_that_cannot_be_run_are_refused(race: str, message: str) -> None:
 
 
 def test_an_actor_that_loops_without_yielding_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmu_model.schedule import commands
+    from mmu_tool import schedule_commands
 
-    monkeypatch.setattr(commands, "STEP_SECONDS", 0.2)
+    monkeypatch.setattr(schedule_commands, "STEP_SECONDS", 0.2)
     result = explore("endless")
 
     assert result.exit_code == 2

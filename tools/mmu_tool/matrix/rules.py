@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmu_model.hardware.access import Access
-from mmu_model.hardware.matrix.combinations import PDE_FLAGS, PTE_FLAGS, PTES, Block, flag
+from mmu_tool.matrix.combinations import PDE_FLAGS, PTE_FLAGS, PTES, Block, flag
 
 OK: Final = -1
 

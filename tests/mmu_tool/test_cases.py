@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmu_model.cli import main
-from mmu_model.hardware.cases import CaseError, answer
-from mmu_model.hardware.walk_filter import answer_line, answer_lines
+from mmu_tool.cases import CaseError, answer
+from mmu_tool.cli import main
+from mmu_tool.walk_filter import answer_line, answer_lines
 
 Case = dict[str, Any]
 

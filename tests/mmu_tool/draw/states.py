@@ -21,7 +21,7 @@ from mmu_model.snapshot import (
 from mmu_model.snapshot.spte import FRAME
 from mmu_model.snapshot.state import Pfn
 
-RECORDINGS = Path(__file__).parents[2] / "conformance" / "recordings"
+RECORDINGS = Path(__file__).parents[3] / "conformance" / "recordings"
 
 
 @cache

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import IO, Any
 
-from mmu_model.hardware.cases import Answer, CaseError, answer
+from mmu_tool.cases import Answer, CaseError, answer
 
 
 def answer_lines(lines: Iterable[bytes], out: IO[str]) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmu_model.campaign import CampaignError, Checkpoint, Result, all_cores, cluster, results
+from mmu_tool.campaign import CampaignError, Checkpoint, Result, all_cores, cluster, results
 
 
 def square(number: int) -> Result:
@@ -61,7 +61,7 @@ def slow_square(number: int) -> Result:
 def test_a_cluster_that_loses_a_worker() -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True, silence_logs=50
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", processes=True, silence_logs=50
     ) as local:
         found = results(slow_square, range(20), cluster(local.scheduler_address))
         first = [next(found) for _ in range(3)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from mmu_model.schedule.commands import explore_command, replay_command
+from mmu_tool.schedule_commands import explore_command, replay_command
 
 if TYPE_CHECKING:
     from mmu_model.snapshot import Recording
@@ -31,7 +31,7 @@ def walk(file: str) -> None:
     Reads standard input if no FILE is given. A line that is no case is answered with an error; the exit
     status then is 2.
     """
-    from mmu_model.hardware.walk_filter import answer_lines
+    from mmu_tool.walk_filter import answer_lines
 
     try:
         with click.open_file(file, "rb") as lines:
@@ -114,9 +114,9 @@ def draw(folder: Path, step: str | None, text: bool, recording: Path) -> None:
     A recording is what `mmu-model run -o` and `kvm-live record` write. Each drawing shows what changed since the
     snapshot before it.
     """
-    from mmu_model.draw import drawings
-    from mmu_model.draw.files import chosen
     from mmu_model.snapshot import RecordingError, read_recording
+    from mmu_tool.draw import drawings
+    from mmu_tool.draw.files import chosen
 
     try:
         found = read_recording(recording)
@@ -138,9 +138,9 @@ def draw(folder: Path, step: str | None, text: bool, recording: Path) -> None:
 
 
 def _draw(recording: "Recording", folder: Path, only: int | None = None) -> None:
-    from mmu_model.draw import drawings
-    from mmu_model.draw.files import file_names, write_files
-    from mmu_model.progress import progress_bar
+    from mmu_tool.draw import drawings
+    from mmu_tool.draw.files import file_names, write_files
+    from mmu_tool.progress import progress_bar
 
     names = file_names(recording)
     files = {}
@@ -169,11 +169,11 @@ def access_matrix(paging: str, scheduler: str | None, checkpoint_file: Path | No
     Three answers must agree on each: the rules of the manual, the batch walk and the single walk. The exit
     status is 1 if they do not. Work that was stopped is taken up again where it stopped.
     """
-    from mmu_model.campaign import CampaignError, all_cores, cluster
-    from mmu_model.hardware.matrix.combinations import BLOCKS
-    from mmu_model.hardware.matrix.run import checkpoint, run
     from mmu_model.hardware.registers import Mode
-    from mmu_model.progress import progress_bar
+    from mmu_tool.campaign import CampaignError, all_cores, cluster
+    from mmu_tool.matrix.combinations import BLOCKS
+    from mmu_tool.matrix.run import checkpoint, run
+    from mmu_tool.progress import progress_bar
 
     begin = time.monotonic()
     file = checkpoint_file or _cache() / f"access-matrix-{paging}.jsonl"

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mmu_model import campaign
-from mmu_model.cli import main
 from mmu_model.hardware import (
     CR0_WP,
     Access,
@@ -26,9 +24,11 @@ from mmu_model.hardware import (
     permissions,
     walk,
 )
-from mmu_model.hardware.matrix import check, rules, run
-from mmu_model.hardware.matrix.combinations import BLOCKS, SEQUENCES, combinations, legal
-from mmu_model.hardware.matrix.scene import addresses, paging, tables
+from mmu_tool import campaign
+from mmu_tool.cli import main
+from mmu_tool.matrix import check, rules, run
+from mmu_tool.matrix.combinations import BLOCKS, SEQUENCES, combinations, legal
+from mmu_tool.matrix.scene import addresses, paging, tables
 
 LAST = len(BLOCKS) - 1
 
@@ -184,7 +184,7 @@ def test_the_command_runs_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path
     distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(run.run, "__defaults__", (range(3),))
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, processes=False, silence_logs=50
+        n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", processes=False, silence_logs=50
     ) as local:
         arguments = ["--scheduler", local.scheduler_address, "--checkpoint", str(tmp_path / "checkpoint")]
         result = CliRunner().invoke(main, ["access-matrix", *arguments])

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from conformance.live.predicate import children, with_entry, with_page
 from conformance.pictures import NEWEST
 from conformance.scenes import guest
-from mmu_model.draw import Drawing, draw, drawings
-from mmu_model.draw.compose import compose
-from mmu_model.draw.layout import Box, lay_out
-from mmu_model.draw.match import step
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import Gfn, Kind, MmuKind, PageId, Snapshot, Spte, SpteAt, Word, canonical
 from mmu_model.snapshot.role import RoleWord
-from tests.draw.states import crowd, moment, recorded
+from mmu_tool.draw import Drawing, draw, drawings
+from mmu_tool.draw.compose import compose
+from mmu_tool.draw.layout import Box, lay_out
+from mmu_tool.draw.match import step
+from tests.mmu_tool.draw.states import crowd, moment, recorded
 
 SVG = "{http://www.w3.org/2000/svg}"
 

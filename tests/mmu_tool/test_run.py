@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mmu_model.cli import main
 from mmu_model.snapshot import read_recording
+from mmu_tool.cli import main
 
-ROOT = Path(__file__).parents[1] / "conformance"
+ROOT = Path(__file__).parents[2] / "conformance"
 SCENARIOS = ROOT / "scenarios"
 
 TEXT = """\

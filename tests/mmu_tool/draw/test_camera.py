@@ -8,7 +8,7 @@ from conformance.pictures import NEWEST, Camera
 from conformance.scenes import guest
 from mmu_model.snapshot import MmuKind
 from mmuspec.attachments import Attachment
-from tests.draw.states import moment
+from tests.mmu_tool.draw.states import moment
 
 
 def pictures(kernel: str) -> list[Attachment]:

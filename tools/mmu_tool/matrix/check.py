@@ -11,8 +11,12 @@ from mmu_model.hardware.access import Access
 from mmu_model.hardware.batch import NO_FAULT, walk_batch
 from mmu_model.hardware.faults import PageFault
 from mmu_model.hardware.linear import LinearPaging
-from mmu_model.hardware.matrix import rules
-from mmu_model.hardware.matrix.combinations import (
+from mmu_model.hardware.memory import PhysicalMemory
+from mmu_model.hardware.registers import Mode
+from mmu_model.hardware.types import PAGE_SHIFT
+from mmu_model.hardware.walk import walk
+from mmu_tool.matrix import rules
+from mmu_tool.matrix.combinations import (
     ACCESSES,
     BLOCKS,
     PDE_FLAGS,
@@ -24,7 +28,7 @@ from mmu_model.hardware.matrix.combinations import (
     flag,
     legal,
 )
-from mmu_model.hardware.matrix.scene import (
+from mmu_tool.matrix.scene import (
     LARGE_PAGE,
     SMALL_PAGE,
     addresses,
@@ -34,10 +38,6 @@ from mmu_model.hardware.matrix.scene import (
     pte_address,
     tables,
 )
-from mmu_model.hardware.memory import PhysicalMemory
-from mmu_model.hardware.registers import Mode
-from mmu_model.hardware.types import PAGE_SHIFT
-from mmu_model.hardware.walk import walk
 
 _SHOWN: Final = 5
 """Disagreements of a block that are described; all are counted."""

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from mmu_model.draw.match import Pair, Step, step, steps
 from mmu_model.snapshot import PageId, Snapshot
-from tests.draw.states import moment, recorded, with_invalid_root
+from mmu_tool.draw.match import Pair, Step, step, steps
+from tests.mmu_tool.draw.states import moment, recorded, with_invalid_root
 
 
 def gone(found: Step) -> list[Pair]:

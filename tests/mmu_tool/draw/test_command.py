@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from mmu_model.cli import main
-from mmu_model.draw import draw
-from mmu_model.draw.files import chosen, file_names
 from mmu_model.snapshot.recording import _digest, to_json
-from tests.draw.states import RECORDINGS, moment, recorded
+from mmu_tool.cli import main
+from mmu_tool.draw import draw
+from mmu_tool.draw.files import chosen, file_names
+from tests.mmu_tool.draw.states import RECORDINGS, moment, recorded
 
 UNSYNC = RECORDINGS / "6.12" / "shadow" / "unsync.json.gz"
 SCENARIO = RECORDINGS.parent / "scenarios" / "unsync.yaml"

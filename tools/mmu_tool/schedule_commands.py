@@ -9,9 +9,9 @@ import click
 from mmu_model.kernels import KERNELS
 from mmu_model.schedule.explore import explore
 from mmu_model.schedule.file import read_schedule, write_schedule
-from mmu_model.schedule.named import race_named
 from mmu_model.schedule.race import Bound, ScheduleError, ScheduleFailed, WrongSchedule
 from mmu_model.schedule.run import replay
+from mmu_tool.races import race_named
 
 STEP_SECONDS: Final = Bound().seconds
 

@@ -18,7 +18,7 @@ def sptes_have_32_bits(model: BrokenModel) -> None:
     model.wrap("kvm.host.Host.write", change)
 
 
-@violates("spt/pageful-of-sptes")
+@violates("spt/pageful-of-sptes", "shadow-pages/structure/contains-512-sptes")
 def a_page_has_256_sptes(model: BrokenModel) -> None:
     """KVM uses the first half of a page and begins again."""
 

@@ -82,45 +82,27 @@ def cr0_wp_is_taken_for_granted(model: BrokenModel) -> None:
     _mode(model, cr0_wp=1)
 
 
-@violates("role.smep_andnot_wp/smep-and-not-wp")
-def smep_never_counts(model: BrokenModel) -> None:
-    """The field stays 0."""
-    _mode(model, smep_andnot_wp=0)
-
-
-def _without_regard_to_wp(model: BrokenModel, field: str, cr4_bit: int) -> None:
-    def wrap(original: Any) -> Any:
-        def wrong(registers: Any, **mode: Any) -> Any:
-            role = original(registers, **mode)
-            return role._replace(base=role.base.replace(**{field: int(bool(registers.cr4 & cr4_bit))}))
-
-        return wrong
-
-    model.wrap("kvm.cpu_role.kvm_calc_cpu_role", wrap)
-
-
-@violates("role.smep_andnot_wp/smep-and-not-wp")
-def smep_counts_with_write_protection(model: BrokenModel) -> None:
-    """CR0.WP makes no difference."""
-    _without_regard_to_wp(model, "smep_andnot_wp", 1 << 20)
-
-
-@violates("role.smap_andnot_wp/smap-and-not-wp")
-def smap_never_counts(model: BrokenModel) -> None:
-    """The field stays 0."""
-    _mode(model, smap_andnot_wp=0)
-
-
-@violates("role.smap_andnot_wp/smap-and-not-wp")
-def smap_counts_with_write_protection(model: BrokenModel) -> None:
-    """CR0.WP makes no difference."""
-    _without_regard_to_wp(model, "smap_andnot_wp", 1 << 21)
-
-
 @violates("role.smm/valid-in-smm")
 def pages_for_smm_do_not_say_so(model: BrokenModel) -> None:
     """The role is the same inside SMM and outside."""
     _mode(model, smm=0)
+
+
+@violates("role.smm/valid-in-smm")
+def only_roots_for_smm_say_so(model: BrokenModel) -> None:
+    """What is below a root is the same inside SMM and outside."""
+
+    def alloc(original: Any) -> Any:
+        def wrong(kvm: Any, role: Any, gfn: int, ptep: int | None) -> Any:
+            return original(kvm, role if ptep is None else role.replace(smm=0), gfn, ptep)
+
+        return wrong
+
+    def child(original: Any) -> Any:
+        return lambda *place, **how: original(*place, **how).replace(smm=0)
+
+    model.wrap("tdp.root.tdp_mmu_alloc_sp", alloc)
+    model.wrap("kvm.role.child_role", child)
 
 
 @violates("role.smm/selects-memslots")

@@ -202,6 +202,19 @@ def test_pages_made_for_a_nested_guest_say_so(kernel: str, picture: Camera) -> N
     picture("A nested guest runs", scene.vm, earlier)
 
 
+@pytest.mark.spec("role.guest_mode/nested-guest")
+def test_pages_that_shadow_what_a_hypervisor_made_without_nested_paging_say_so(kernel: str) -> None:
+    """Shadow paging: the same tables serve the hypervisor and its guest, and are shadowed once for each."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
+    scene.reads(0x5000)
+    scene.cpu.enter_nested(None, scene.cpu.vcpu.registers)
+    scene.reads(0x5000)
+
+    found = sorted((page.role.level, page.role.guest_mode) for page in scene.vm.snapshot().pages)
+
+    assert found == [(level, mode) for level in (1, 2, 3, 4) for mode in (0, 1)]
+
+
 @pytest.mark.spec("role.passthrough/first-entry-points-to-table")
 def test_the_first_entry_of_a_passthrough_page_leads_to_the_shadow_of_the_guests_table(
     kernel: str, picture: Camera

@@ -199,6 +199,29 @@ def test_mov_to_cr3_finds_the_roots_that_there_are(kernel: str, picture: Camera)
     picture("Roots that MOV to CR3 goes between", scene.vm)
 
 
+@pytest.mark.spec("reaction-to-events/mov-cr3-roots/looked-up")
+def test_mov_to_cr3_finds_a_root_that_the_vcpu_has_forgotten(kernel: str) -> None:
+    """It remembers three besides the one that is loaded. After five others the pages of the first are still there,
+    and are taken again."""
+    scene = remappable(kernel, 0x5000)
+    first = scene.cpu.vcpu.registers.cr3
+    (before_it,) = roots(scene.vm.snapshot())
+    for number in range(5):
+        other = page_tables(scene.vm, Mode.FOUR_LEVEL, (40 + number) * MIB, [])
+        other.map(0x5000, HERE)
+        scene.cpu.mov_cr3(other.root)
+        assert scene.reads(0x5000) == OLD
+    remembered = {root.pgd for root in scene.cpu.vcpu.mmu.prev_roots}
+    pages = len(structs(scene.vm))
+
+    scene.cpu.mov_cr3(first)
+    assert scene.reads(0x5000) == OLD
+
+    (loaded,) = roots(scene.vm.snapshot())
+    assert first not in remembered
+    assert (loaded.id, len(structs(scene.vm))) == (before_it.id, pages)
+
+
 @pytest.mark.spec("reaction-to-events/mov-cr3-sync/newly-reachable")
 def test_mov_to_cr3_synchronizes_what_is_reached_now(kernel: str) -> None:
     """A table of both address spaces was changed under the first; under the second the change is seen."""

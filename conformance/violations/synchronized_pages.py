@@ -103,6 +103,19 @@ def every_root_is_made_anew(model: BrokenModel) -> None:
     model.replace("kvm.roots.is_root_usable", lambda kvm, root, pgd, role: False)
 
 
+@violates("reaction-to-events/mov-cr3-roots/looked-up")
+def only_remembered_roots_are_used_again(model: BrokenModel) -> None:
+    """What the hash knows is not."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, gfn: int, role: Any) -> Any:
+            return None if role.level == vcpu.mmu.root_role.level else original(vcpu, gfn, role)
+
+        return wrong
+
+    model.wrap("shadow.pages.kvm_mmu_find_shadow_page", wrap)
+
+
 @violates("reaction-to-events/mov-cr0-cr4-efer-context/set-up")
 def the_context_stays_what_it_was(model: BrokenModel) -> None:
     """A change of mode does not reach the MMU."""

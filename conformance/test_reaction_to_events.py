@@ -93,26 +93,6 @@ def test_logged_memory_is_write_protected(kernel: str, mmu: MmuKind) -> None:
     assert kvm_vm_ioctl_get_dirty_log(scene.vm.kvm, slot_of(scene)) == {5}
 
 
-@pytest.mark.spec("reaction-to-events/cause-protected/protected-translation")
-@pytest.mark.spec("reaction-to-events/cause-shadowed-table/write-protected")
-def test_a_table_that_is_shadowed_and_in_step_is_write_protected(kernel: str) -> None:
-    """The guest has used the frame as memory, and then makes a table of it: no spte for it is writable."""
-    scene = editing_guest(kernel, {0x5000: 0x6000})
-    scene.edit(0x9000, USED)
-    assert scene.tables is not None
-    table = scene.tables.entry_address(0x5000, 2) >> 12
-    scene.cpu.write(scene.gpte(40 * MIB, 2), 0)
-    spte = leaf(scene, table)
-    assert spte is not None
-    assert spte.writable
-
-    scene.reads(0x5000)
-
-    protected = leaf(scene, table)
-    assert protected is not None
-    assert not protected.writable
-
-
 @pytest.mark.spec("reaction-to-events/not-in-direct-mode/footnote")
 @pytest.mark.parametrize("mmu", NESTED_PAGING)
 def test_under_nested_paging_guest_faults_and_tables_are_not_kvms_business(kernel: str, mmu: MmuKind) -> None:

@@ -177,6 +177,16 @@ def the_notifier_drops_nothing(model: BrokenModel) -> None:
     model.replace("kvm.notifier.invalidate_range_start", nothing())
 
 
+@violates(f"{R}/notifier-called/updated-hva", f"{R}/notifier-drop/translations")
+def the_page_behind_goes_as_well(model: BrokenModel) -> None:
+    """The end of what changes is taken to be part of it."""
+
+    def wrap(original: Any) -> Any:
+        return lambda kvm, start, end: original(kvm, start, end + 4096)
+
+    model.wrap("kvm.notifier.invalidate_range_start", wrap)
+
+
 @violates(
     f"{R}/notifier-lookup/through-reverse-map",
     "reverse-map/all-sptes-of-a-gfn/reached-by-gfn",

@@ -4,6 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware.ept import EPTP_ACCESSED_DIRTY
+from mmu_model.kvm.guest_walk import gpte_access
 from mmuspec.violations import violates
 
 
@@ -36,6 +37,23 @@ def _mode(model: BrokenModel, **fields: int) -> None:
 def access_is_not_inherited(model: BrokenModel) -> None:
     """Every page has all access."""
     _child(model, lambda access, direct: 7)
+
+
+@violates("role.access/inherited-uwx")
+def only_the_entry_above_is_inherited(model: BrokenModel) -> None:
+    """What levels further up deny does not count."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(memory: Any, paging: Any, how: Any, address: int) -> Any:
+            walker = original(memory, paging, how, address)
+            for level in walker.pt_access:
+                if level + 1 in walker.ptes:
+                    walker.pt_access[level] = gpte_access(paging, walker.ptes[level + 1])
+            return walker
+
+        return wrong
+
+    model.wrap("kvm.guest_walk.walk_addr", wrap)
 
 
 @violates("role.access/inherited-uwx")

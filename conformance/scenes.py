@@ -204,6 +204,7 @@ def nested_guest(
     max_tdp_level: int = 4,
     maxphyaddr: int = 46,
     nx: bool = True,
+    cr4: int = 0,
     tdp_format: TdpFormat = TdpFormat.NPT,
 ) -> Scene:
     """A guest that runs a guest of its own, without paging, over nested tables with the levels of its own paging.
@@ -221,6 +222,7 @@ def nested_guest(
         max_tdp_level=max_tdp_level,
         maxphyaddr=maxphyaddr,
         nx=nx,
+        cr4=cr4,
         tdp_format=tdp_format,
     )
     scene.reads(TABLES)

@@ -4,10 +4,10 @@ import pytest
 
 from conformance.looking import FLAGS, backing, children, flags_after_use, roots, structs
 from conformance.pictures import Camera
-from conformance.scenes import MIB, P_W_U, Scene, guest, nested_guest
-from mmu_model.hardware import CR0_WP, CR4_LA57, CR4_SMAP, CR4_SMEP, Registers
+from conformance.scenes import MIB, Scene, guest, nested_guest
+from mmu_model.hardware import CR0_WP, CR4_LA57, Registers
 from mmu_model.kvm.vm import TdpFormat
-from mmu_model.snapshot import MmuKind
+from mmu_model.snapshot import MmuKind, PageId, ShadowPage, Snapshot
 
 XD = 1 << 63
 WRITE, USER = 1 << 1, 1 << 2
@@ -115,44 +115,15 @@ def test_pages_of_a_shadowed_guest_have_its_cr0_wp(kernel: str, paging: str) -> 
 def test_elsewhere_cr0_wp_does_not_count(kernel: str) -> None:
     """Edge: it is 1 under nested paging, 0 without guest paging and in the shadow of nested tables."""
     tdp = guest(kernel, MmuKind.TDP, "4-level", mapped={0x5000: 0x6000}, cr0_wp=False)
+    direct = guest(kernel, MmuKind.DIRECT, "4-level", mapped={0x5000: 0x6000}, cr0_wp=False)
     off = guest(kernel, MmuKind.SHADOW, "off")
     nested = nested_guest(kernel, MmuKind.TDP, mapped={0x5000: 0x6000})
-    for scene in (tdp, off, nested):
+    for scene in (tdp, direct, off, nested):
         scene.reads(0x5000)
 
-    assert roles(tdp, "cr0_wp") == {1}
+    assert roles(tdp, "cr0_wp") == roles(direct, "cr0_wp") == {1}
     assert roles(off, "cr0_wp") == {0}
     assert {p.role.cr0_wp for p in nested.vm.snapshot().pages if p.role.guest_mode} == {0}
-
-
-@pytest.mark.spec("role.smep_andnot_wp/smep-and-not-wp")
-@pytest.mark.parametrize("wp", [False, True])
-@pytest.mark.parametrize("smep", [False, True])
-def test_smep_counts_without_write_protection(kernel: str, smep: bool, wp: bool) -> None:
-    """The field is 1 with CR4.SMEP and without CR0.WP."""
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000}, cr0_wp=wp, cr4=CR4_SMEP * smep)
-    scene.reads(0x5000)
-
-    assert roles(scene, "smep_andnot_wp") == {int(smep and not wp)}
-
-
-@pytest.mark.spec("role.smap_andnot_wp/smap-and-not-wp")
-@pytest.mark.parametrize("wp", [False, True])
-@pytest.mark.parametrize("smap", [False, True])
-def test_smap_counts_without_write_protection(kernel: str, smap: bool, wp: bool) -> None:
-    """The field is 1 with CR4.SMAP and without CR0.WP."""
-    scene = guest(
-        kernel,
-        MmuKind.SHADOW,
-        "4-level",
-        mapped={0x5000: 0x6000},
-        mapped_flags=P_W_U & ~USER,
-        cr0_wp=wp,
-        cr4=CR4_SMAP * smap,
-    )
-    scene.reads(0x5000)
-
-    assert roles(scene, "smap_andnot_wp") == {int(smap and not wp)}
 
 
 def smm_guest(kernel: str, mmu: MmuKind) -> Scene:
@@ -166,17 +137,30 @@ def smm_guest(kernel: str, mmu: MmuKind) -> Scene:
     return scene
 
 
+def in_use(snapshot: Snapshot) -> dict[PageId, ShadowPage]:
+    """The roots of the first vCPU and every page below them."""
+    found, generation = {}, roots(snapshot)
+    while generation:
+        found.update({page.id: page for page in generation})
+        generation = [child for page in generation for child in children(snapshot, page).values()]
+    return found
+
+
 @pytest.mark.spec("role.smm/valid-in-smm")
 def test_pages_for_smm_have_smm_set(kernel: str, mmu: MmuKind, picture: Camera) -> None:
-    """The roots that the processor uses in SMM, and no others."""
+    """The roots that the processor uses in SMM and all that is below them; outside none of them is in use."""
     scene = smm_guest(kernel, mmu)
     snapshot = scene.vm.snapshot()
-    assert {page.role.smm for page in roots(snapshot)} == {1}
+    inside = in_use(snapshot)
+    assert {page.role.smm for page in inside.values()} == {1}
+    assert {page.role.level for page in inside.values()} == set(range(1, roots(snapshot)[0].role.level + 1))
 
     scene.cpu.rsm()
     assert scene.reads(0x5000) == 1
 
-    assert {page.role.smm for page in roots(scene.vm.snapshot())} == {0}
+    outside = in_use(scene.vm.snapshot())
+    assert {page.role.smm for page in outside.values()} == {0}
+    assert not set(inside) & set(outside)
     picture(f"In SMM, {mmu.value}", snapshot)
 
 
@@ -216,6 +200,19 @@ def test_pages_made_for_a_nested_guest_say_so(kernel: str, picture: Camera) -> N
     assert set(before.values()) == {0}
     assert {mode for page, mode in after.items() if page not in before} == {1}
     picture("A nested guest runs", scene.vm, earlier)
+
+
+@pytest.mark.spec("role.guest_mode/nested-guest")
+def test_pages_that_shadow_what_a_hypervisor_made_without_nested_paging_say_so(kernel: str) -> None:
+    """Shadow paging: the same tables serve the hypervisor and its guest, and are shadowed once for each."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
+    scene.reads(0x5000)
+    scene.cpu.enter_nested(None, scene.cpu.vcpu.registers)
+    scene.reads(0x5000)
+
+    found = sorted((page.role.level, page.role.guest_mode) for page in scene.vm.snapshot().pages)
+
+    assert found == [(level, mode) for level in (1, 2, 3, 4) for mode in (0, 1)]
 
 
 @pytest.mark.spec("role.passthrough/first-entry-points-to-table")

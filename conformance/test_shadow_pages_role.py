@@ -4,7 +4,8 @@ import pytest
 
 from conformance.looking import backing, children, leaves, roots
 from conformance.pictures import Camera
-from conformance.scenes import GIB, MIB, PAGE, STUCK, Scene, guest, nested_guest
+from conformance.scenes import GIB, MIB, NESTED_FORMATS, PAGE, STUCK, Scene, guest, nested_guest
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind, ShadowPage, Snapshot
 
 LINEAR = 0x1000_0000
@@ -17,6 +18,8 @@ LINEAR = 0x1000_0000
     [
         (MmuKind.TDP, "off", 4),
         (MmuKind.DIRECT, "off", 4),
+        (MmuKind.TDP, "off", 5),
+        (MmuKind.DIRECT, "off", 5),
         (MmuKind.SHADOW, "off", 2),
         (MmuKind.SHADOW, "32-bit", 2),
         (MmuKind.SHADOW, "PAE", 2),
@@ -28,7 +31,10 @@ def test_a_page_has_the_level_of_its_place_in_the_walk(
     kernel: str, mmu: MmuKind, paging: str, levels: int, picture: Camera
 ) -> None:
     """The page that the walk ends in has level 1, the one before it level 2, and so on up to the root."""
-    scene = guest(kernel, mmu, paging, mapped={0x5000: 0x5000})
+    address_bits = 52 if levels == 5 else 46
+    scene = guest(
+        kernel, mmu, paging, mapped={0x5000: 0x5000}, maxphyaddr=address_bits, max_tdp_level=max(levels, 4)
+    )
     scene.reads(0x5000)
     snapshot = scene.vm.snapshot()
 
@@ -44,16 +50,23 @@ def test_a_page_has_the_level_of_its_place_in_the_walk(
 
 @pytest.mark.spec("role.level/entry-sizes")
 @pytest.mark.parametrize(("level", "size"), [(1, 4096), (2, 2 * MIB), (3, GIB)])
-def test_one_spte_of_a_level_maps_that_much(kernel: str, level: int, size: int) -> None:
-    """With host pages of each size the guest needs one fault for all of it, and its spte is in that level."""
-    scene = guest(kernel, MmuKind.TDP, memory={GIB: 2 * GIB}, host_level=level)
-    scene.reads(GIB)
+def test_one_spte_of_a_level_maps_that_much(kernel: str, mmu: MmuKind, level: int, size: int) -> None:
+    """With host pages of each size, and the guest's own where they are shadowed, the guest needs one fault for
+    all of it, and its spte is in that level. (KVM maps up to eight small pages at once: it is the last of them.)
+    """
+    start = GIB + 7 * PAGE if level == 1 else GIB
+    paging = "4-level" if mmu is MmuKind.SHADOW else "off"
+    mapped = {start: start, start + size: start + size}
+    scene = guest(
+        kernel, mmu, paging, memory={GIB: 2 * GIB}, mapped=mapped, mapped_level=level, host_level=level
+    )
+    scene.reads(start)
     faults = scene.cpu.vcpu.stat["pf_taken"]
 
-    scene.reads(GIB + size - 8)
+    scene.reads(start + size - 8)
 
     assert scene.cpu.vcpu.stat["pf_taken"] == faults
-    scene.reads(GIB + size)
+    scene.reads(start + size)
     assert scene.cpu.vcpu.stat["pf_taken"] == faults + 1
     (root,) = roots(scene.vm.snapshot())
     assert {leaf.holder.role.level for leaf in leaves(scene.vm.snapshot(), root, 4)} == {level}
@@ -100,21 +113,26 @@ def test_without_guest_paging_every_page_is_direct(kernel: str, mmu: MmuKind) ->
 
 
 @pytest.mark.spec("role.direct/examples")
-def test_a_large_guest_page_on_small_host_pages_takes_a_direct_page(kernel: str, picture: Camera) -> None:
-    """The guest maps 2 MiB at once, the host only 4 KiB: the page of small sptes shadows no table."""
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={2 * MIB: 2 * MIB}, mapped_level=2)
-    scene.reads(2 * MIB + 0x7000)
+@pytest.mark.parametrize(("level", "gpa"), [(2, 2 * MIB), (3, 0)])
+def test_a_large_guest_page_on_small_host_pages_takes_direct_pages(
+    kernel: str, level: int, gpa: int, picture: Camera
+) -> None:
+    """The guest maps 2 MiB or 1 GiB at once, the host only 4 KiB: the pages below the guest's level shadow no
+    table."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={GIB: gpa}, mapped_level=level)
+    scene.reads(GIB + 0x7000)
     pages = scene.vm.snapshot().pages
 
-    assert {page.role.level: page.role.direct for page in pages} == {1: 1, 2: 0, 3: 0, 4: 0}
-    picture("A direct page below a large gpte", scene.vm)
+    assert {page.role.level: page.role.direct for page in pages} == {n: n < level for n in (1, 2, 3, 4)}
+    picture(f"Direct pages below a large gpte of level {level}", scene.vm)
 
 
 @pytest.mark.spec("role.direct/examples")
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
-def test_under_nested_paging_every_page_is_direct(kernel: str, mmu: MmuKind) -> None:
-    """The processor walks the guest's tables itself: KVM's map guest-physical addresses only."""
-    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000})
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_under_nested_paging_every_page_is_direct(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
+    """The processor walks the guest's tables itself: KVM's, NPT or EPT, map guest-physical addresses only."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000}, tdp_format=tdp_format)
     scene.reads(0x5000)
 
     assert {page.role.direct for page in scene.vm.snapshot().pages} == {1}
@@ -122,15 +140,16 @@ def test_under_nested_paging_every_page_is_direct(kernel: str, mmu: MmuKind) -> 
 
 @pytest.mark.spec("role.direct/range-and-size")
 @pytest.mark.spec("gfn/table-or-base-frame")
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
 @pytest.mark.parametrize(("level", "size"), [(1, 2 * MIB), (2, GIB), (3, 512 * GIB), (4, 512 * 512 * GIB)])
-def test_a_direct_page_spans_its_range(kernel: str, level: int, size: int) -> None:
+def test_a_direct_page_spans_its_range(kernel: str, mmu: MmuKind, level: int, size: int) -> None:
     """The page of a level has the first and the last frame of its range below it, and not the one behind.
 
     The last frame is touched first, so that nothing depends on where the guest begins.
     """
     start = max(GIB, 2 * size)
     last, behind = start + size - PAGE, start + size
-    scene = far_away(kernel, {LINEAR: last, LINEAR + PAGE: start, LINEAR + 2 * PAGE: behind})
+    scene = far_away(kernel, {LINEAR: last, LINEAR + PAGE: start, LINEAR + 2 * PAGE: behind}, mmu)
     snapshot = scene.vm.snapshot()
 
     page = shared_path(snapshot, last, start, 5)[5 - level]
@@ -180,11 +199,11 @@ def test_a_passthrough_page_stands_for_no_table(kernel: str, mmu: MmuKind) -> No
     assert len([page for page in snapshot.pages if page.gfn << 12 == scene.frames[0]]) == 2
 
 
-def far_away(kernel: str, mapped: dict[int, int]) -> Scene:
+def far_away(kernel: str, mapped: dict[int, int], mmu: MmuKind = MmuKind.TDP) -> Scene:
     """A guest with memory at these guest-physical addresses, far apart, all of which it has read."""
     scene = guest(
         kernel,
-        MmuKind.TDP,
+        mmu,
         "4-level",
         memory=dict.fromkeys(sorted(set(mapped.values())), PAGE),
         mapped=mapped,

@@ -4,8 +4,19 @@ import pytest
 
 from conformance.looking import roots, structs
 from conformance.pictures import Camera
-from conformance.scenes import GIB, MIB, TABLES, USED, Scene, guest, page_tables
+from conformance.scenes import (
+    GIB,
+    MIB,
+    NESTED_FORMATS,
+    TABLES,
+    USED,
+    Scene,
+    guest,
+    nested_guest,
+    page_tables,
+)
 from mmu_model.hardware import Mode
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind, PageId, ShadowPage, Snapshot
 
 SELF = 0x4000_0000
@@ -97,6 +108,43 @@ def test_roots_that_a_vcpu_remembers_stay_referenced(kernel: str, picture: Camer
         second.id: 1,
     }
     picture("A root that is remembered stays referenced", snapshot)
+
+
+def address_spaces_guest(kernel: str, number: int) -> tuple[Scene, list[int]]:
+    """A shadowed guest that has used so many address spaces, one after the other; the roots of their tables."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
+    tables = [scene.frames[0]]
+    for n in range(1, number):
+        other = page_tables(scene.vm, Mode.FOUR_LEVEL, TABLES + n * MIB, [])
+        other.map(0x5000, 0x7000)
+        tables.append(other.root)
+    for root in tables:
+        scene.cpu.mov_cr3(root)
+        scene.reads(0x5000)
+    return scene, tables
+
+
+@pytest.mark.spec("root_count/vcpus-take-references")
+def test_a_vcpu_remembers_three_roots(kernel: str) -> None:
+    """Of five that it has had, it has a reference to the one that is loaded and to the three before. The first is
+    still there, for nobody zapped it."""
+    scene, tables = address_spaces_guest(kernel, 5)
+
+    held = {page.gfn << 12: page.root_count for page in scene.vm.snapshot().pages if page.role.level == 4}
+
+    assert [held[root] for root in tables] == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.spec("root_count/vcpus-take-references")
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_what_nested_paging_starts_from_is_referenced(kernel: str, tdp_format: TdpFormat) -> None:
+    """nCR3 or EPTP: the root for a nested guest has a reference, and that for its hypervisor keeps its own."""
+    scene = nested_guest(kernel, MmuKind.DIRECT, mapped={0x5000: 0x6000}, tdp_format=tdp_format)
+    scene.reads(0x5000)
+
+    held = {(page.role.guest_mode, page.role.level): page.root_count for page in scene.vm.snapshot().pages}
+
+    assert held == {(mode, level): int(level == 4) for mode in (0, 1) for level in (1, 2, 3, 4)}
 
 
 @pytest.mark.spec("root_count/not-destroyed-while-referenced")

@@ -5,7 +5,7 @@ import pytest
 from conformance.looking import children, links, parents, roots, structs
 from conformance.pictures import Camera
 from conformance.scenes import GIB, MIB, PAGE, TABLES, guest
-from mmu_model.hardware import PAGE_SHIFT
+from mmu_model.hardware import PAGE_SHIFT, Gfn
 from mmu_model.kvm.rmap import KVM_RMAP_MANY
 from mmu_model.kvm.types import pa
 from mmu_model.snapshot import MmuKind, Snapshot
@@ -44,6 +44,24 @@ def test_the_processor_uses_the_very_sptes_that_kvm_wrote(kernel: str, mmu: MmuK
 
     assert scene.cpu.vcpu.stat["pf_taken"] == faults
     assert flags_of_spte(scene.vm.snapshot(), 9) & ACCESSED
+
+
+@pytest.mark.spec("spt/accessed-by-kvm-and-hardware")
+def test_what_one_of_them_writes_the_other_reads(kernel: str, mmu: MmuKind) -> None:
+    """KVM clears the accessed flag when the host asks for it; the processor sets it with the next use; KVM sees that."""
+    scene = guest(kernel, mmu)
+    (slot,) = scene.vm.kvm.memslots[0]
+    scene.reads(0x5000)
+    asked = []
+
+    for _ in range(2):
+        asked += [scene.vm.process.was_used(slot.hva(Gfn(5)), 1) for _ in range(2)]
+        scene.vm.kvm.flush_remote_tlbs()
+        faults = scene.cpu.vcpu.stat["pf_taken"]
+        scene.reads(0x5000)
+        assert scene.cpu.vcpu.stat["pf_taken"] == faults
+
+    assert asked == [True, False, True, False]
 
 
 @pytest.mark.spec("spt/page-private-points-back")

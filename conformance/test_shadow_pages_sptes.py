@@ -9,37 +9,45 @@ from conformance.pictures import Camera
 from conformance.scenes import (
     GIB,
     MIB,
+    NESTED_FORMATS,
     NESTED_TABLES,
     P_W_U,
     PAGE,
     Scene,
     guest,
+    inner_paging_guest,
     nested_guest,
     page_tables,
     paging_registers,
 )
 from mmu_model.hardware import Mode
 from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.memslot import KVM_MEM_READONLY
 from mmu_model.kvm.types import pa
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from mmu_model.snapshot.spte import FRAME, Kind
 
-HERE, THERE, WHERE = 0x5000, 0x6000, 0x7000
+HERE, THERE, WHERE, FAR = 0x5000, 0x6000, 0x7000, 0x40_5000
 
 
 @pytest.mark.spec("shadow-pages/structure/contains-512-sptes")
-def test_a_shadow_page_has_512_sptes_leaf_or_not(kernel: str, mmu: MmuKind) -> None:
-    """The frame is full of sptes: 512 words. Lower pages have leaves, upper ones have none."""
-    scene = guest(kernel, mmu)
-    scene.reads(HERE)
+@pytest.mark.parametrize(("level", "kind"), [(1, Kind.LEAF), (2, Kind.TABLE)])
+def test_a_shadow_page_has_512_sptes_leaf_or_not(kernel: str, mmu: MmuKind, level: int, kind: Kind) -> None:
+    """What 512 sptes of a level map in a row is in one page: leaves in the last level, none of them above. What
+    is before and what is behind is in other pages, as their last and their first."""
+    size = PAGE << 9 * (level - 1)
+    start, behind = GIB, GIB + 512 * size
+    scene = guest(kernel, mmu, memory={start - 2 * MIB: 2 * MIB, start: 512 * size, behind: 2 * MIB})
+    for number in (-1, 0, 255, 256, 511, 512):
+        scene.reads(start + number * size)
 
-    pages = scene.vm.snapshot().pages
-    kinds = {page.role.level: {spte.kind for spte in page.sptes().values()} for page in pages if page.entries}
+    pages = [page for page in scene.vm.snapshot().pages if page.role.level == level]
+    used = {page.gfn << 12: page.sptes() for page in pages}
 
-    assert {len(scene.vm.host.words(sp.spt)) for sp in structs(scene.vm)} == {512}
-    assert kinds == {level: {Kind.LEAF if level == 1 else Kind.TABLE} for level in kinds}
-    assert len(kinds) >= 2
+    assert {0, 255, 256, 511} <= set(used[start]) <= set(range(512))
+    assert {spte.kind for spte in used[start].values()} == {kind}
+    assert 511 in used[start - 512 * size] and 0 in used[behind]
 
 
 @pytest.mark.spec("shadow-pages/structure/may-mix-leaf-and-nonleaf")
@@ -84,6 +92,31 @@ def test_a_nonleaf_spte_grants_everything(kernel: str) -> None:
     assert scene.cpu.vcpu.stat["pf_taken"] == faults + 1
 
 
+@pytest.mark.spec("shadow-pages/nonleaf/reaches-leaf-pages")
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+@pytest.mark.parametrize("tdp_format", [*NESTED_FORMATS, TdpFormat.EPT_WITHOUT_AD])
+def test_a_nonleaf_spte_of_nested_paging_grants_everything(
+    kernel: str, mmu: MmuKind, tdp_format: TdpFormat
+) -> None:
+    """Memory that nobody may write to: that is in the leaf. And without what leads there no leaf is reached."""
+    scene = guest(kernel, mmu, tdp_format=tdp_format)
+    add_memory_region(scene.vm.kvm, 7, GIB, MIB, scene.vm.process.mmap(256), flags=KVM_MEM_READONLY)
+    scene.reads(GIB)
+    sptes = [spte for page in scene.vm.snapshot().pages for spte in page.sptes().values()]
+    rights = {
+        kind: {(s.readable, s.writable, s.user, s.executable) for s in sptes if s.kind is kind}
+        for kind in (Kind.TABLE, Kind.LEAF)
+    }
+    faults = scene.cpu.vcpu.stat["pf_taken"]
+
+    assert rights == {Kind.TABLE: {(True, True, True, True)}, Kind.LEAF: {(True, False, True, True)}}
+    link = next(link for link in links(scene.vm) if link.child.role.level == 1)
+    scene.vm.host.write(link.sptep, scene.vm.kvm.kernel.shadow_nonpresent_value)  # type: ignore[arg-type]
+    scene.vm.kvm.flush_remote_tlbs()
+    scene.reads(GIB)
+    assert scene.cpu.vcpu.stat["pf_taken"] == faults + 1
+
+
 @pytest.mark.spec("shadow-pages/nonleaf/points-at-shadow-pages")
 def test_a_nonleaf_spte_leads_to_the_sptes_of_a_shadow_page(kernel: str, mmu: MmuKind) -> None:
     """Each of them, and to nothing else."""
@@ -117,6 +150,11 @@ def paging_tdp(kernel: str) -> Scene:
     return guest(kernel, MmuKind.TDP, "4-level", mapped={HERE: THERE})
 
 
+def paging_direct(kernel: str) -> Scene:
+    """The same by direct pages of the shadow MMU, which maps what is around THERE in advance."""
+    return guest(kernel, MmuKind.DIRECT, "4-level", mapped={FAR: THERE})
+
+
 def nested_tdp(kernel: str) -> Scene:
     """A nested guest with its own tables, HERE to THERE, over nested tables that have THERE at WHERE."""
     table = range(40 * MIB, 40 * MIB + 4 * PAGE, PAGE)
@@ -143,6 +181,13 @@ def nested_ept(kernel: str) -> Scene:
     return nested_guest(kernel, MmuKind.TDP, mapped={THERE: WHERE}, tdp_format=TdpFormat.EPT)
 
 
+def nested_ept_and_paging(kernel: str) -> Scene:
+    """The same with tables of its own: HERE to THERE."""
+    return inner_paging_guest(
+        kernel, MmuKind.TDP, linear={HERE: THERE}, nested={THERE: WHERE}, tdp_format=TdpFormat.EPT
+    )
+
+
 GUESTS: dict[str, tuple[Callable[[str], Scene], int, int, int]] = {
     "shadow-pages/nonpaging/gpa-to-hpa": (off, THERE, THERE, THERE),
     "shadow-pages/paging/gva-to-gpa-to-hpa": (paging, HERE, HERE, THERE),
@@ -165,7 +210,9 @@ LEAF = [
         pytest.param(*case, id=name.split("/")[1], marks=[pytest.mark.spec(mark) for mark in [name, *LEAF]])
         for name, case in (
             *GUESTS.items(),
+            ("shadow-pages/paging-tdp/gpa-to-hpa", (paging_direct, FAR, THERE, THERE)),
             ("shadow-pages/nested-tdp/ngpa-to-gpa-to-hpa", (nested_ept, THERE, THERE, WHERE)),
+            ("shadow-pages/nested-tdp/ngpa-to-gpa-to-hpa", (nested_ept_and_paging, HERE, THERE, WHERE)),
         )
     ],
 )

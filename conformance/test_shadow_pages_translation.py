@@ -78,7 +78,7 @@ def test_direct_pages_have_none(kernel: str, mmu: MmuKind, paging: str) -> None:
     """Pages that shadow a table have it, except in 6.12 those of levels 4 and 5; direct pages never."""
     scene = guest(kernel, mmu, paging, mapped={2 * MIB: 2 * MIB}, mapped_level=2)
     scene.reads(2 * MIB)
-    highest = scene.vm.kvm.kernel.shadowed_translation_max_level
+    highest = {"6.1": 5, "6.12": 3}[kernel]
 
     for sp in structs(scene.vm):
         allocated = sp.shadowed_translation is not None
@@ -91,23 +91,26 @@ def test_direct_pages_have_none(kernel: str, mmu: MmuKind, paging: str) -> None:
 def test_the_gfns_of_a_direct_page_follow_from_its_own(kernel: str, mmu: MmuKind) -> None:
     """Entry n stands for gfn + n times what an entry of the level spans."""
     scene = guest(kernel, mmu, host_level=2)
-    for address in (0x5000, 2 * MIB, 6 * MIB):
+    scene.vm.add_memory(GIB, MIB, level=1)
+    for address in (0x5000, 2 * MIB, 6 * MIB, GIB + 0x5000):
         scene.reads(address)
 
-    checked = 0
+    checked = []
     for sp in structs(scene.vm):
         for index in leaf_indices(scene.vm, sp):
             gfn = pages.kvm_mmu_page_get_gfn(sp, index)
             spte = scene.vm.host.read(sp.sptep(index))
             assert gfn == sp.gfn + index * 512 ** (sp.role.level - 1)
             assert scene.vm.memory.hpa(gfn << 12) == spte & ((1 << 52) - PAGE)
-            checked += 1
-    assert checked >= 3
+            checked.append(sp.role.level)
+    assert checked.count(2) == 3
+    assert 1 in checked
 
 
 @pytest.mark.spec("shadowed_translation/no-access-per-gfn-when-direct")
 def test_a_direct_page_has_one_access_for_all(kernel: str) -> None:
-    """A large read-only page of the guest that is mapped in parts: every part has the access of the page."""
+    """A large read-only page of the guest that is mapped in parts: every part has the access of the page, and
+    grants just that."""
     scene = guest(
         kernel, MmuKind.SHADOW, "4-level", mapped={2 * MIB: 2 * MIB}, mapped_level=2, mapped_flags=READ_ONLY
     )
@@ -116,8 +119,33 @@ def test_a_direct_page_has_one_access_for_all(kernel: str) -> None:
 
     assert page.shadowed_translation is None
     assert len(leaf_indices(scene.vm, page)) == 8
+    assert granted(scene.vm, page) == {5}
     assert {pages.kvm_mmu_page_get_access(page, n) for n in range(512)} == {5}
     assert page.role.access == 5
+
+
+@pytest.mark.spec("shadowed_translation/no-access-per-gfn-when-direct")
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_pages_for_guest_physical_memory_have_all_access_for_all(kernel: str, mmu: MmuKind) -> None:
+    """Whatever the guest's own entries grant for a frame, nothing is kept of it and nothing is denied."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x8000: 0x9000}, mapped_flags=USED)
+    scene.map({0xA000: 0x7000}, flags=READ_ONLY)
+    scene.map({0xB000: 0x6000}, flags=KERNEL_ONLY)
+    for address in (0x8000, 0xA000, 0xB000):
+        scene.reads(address)
+
+    direct = structs(scene.vm)
+
+    assert {sp.shadowed_translation for sp in direct} == {None}
+    assert {pages.kvm_mmu_page_get_access(sp, n) for sp in direct for n in range(512)} == {7}
+    assert set.union(*(granted(scene.vm, sp) for sp in direct)) == {7}
+
+
+def granted(vm: VirtualMachine, sp: KvmMmuPage) -> set[int]:
+    """What the leaves of a page grant, as sums of 4 user, 2 write, 1 execute."""
+    (page,) = (page for page in vm.snapshot().pages if int(page.id) == int(sp.address))
+    sptes = (page.sptes()[n] for n in leaf_indices(vm, sp))
+    return {4 * spte.user | 2 * spte.writable | spte.executable for spte in sptes}
 
 
 def shared_table_guest(kernel: str, parents: int) -> tuple[Scene, KvmMmuPage]:
@@ -158,6 +186,7 @@ def test_bit_0_tells_one_spte_from_a_list(kernel: str, parents: int) -> None:
     word = shared.parent_ptes.val
 
     assert bool(word & KVM_RMAP_MANY) == (parents > 1)
+    assert [sp.parent_ptes.val for sp in structs(scene.vm) if sp.root_count] == [0]
     if parents == 1:
         assert [word] == looked_for
     else:

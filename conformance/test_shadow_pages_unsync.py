@@ -84,12 +84,12 @@ def test_a_flush_brings_the_page_in_step(kernel: str, flush: str, picture: Camer
 
 
 @pytest.mark.spec("unsync/leaf-pages-only")
-@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("level", [1, 2, 3, 4])
 def test_only_pages_of_the_last_level_become_unsync(kernel: str, level: int, picture: Camera) -> None:
     """The guest writes an entry of each level that nothing uses."""
     scene = editing_guest(kernel, {0x5000: HERE})
     scene.reads(0x5000)
-    unused = {1: 0x9000, 2: 20 * MIB, 3: 20 * GIB}[level]
+    unused = {1: 0x9000, 2: 20 * MIB, 3: 20 * GIB, 4: 20 << 39}[level]
 
     scene.edit(unused, 0, level)
 

@@ -1,42 +1,15 @@
-"""Section "Synchronized and unsynchronized pages"; and of "Reaction to events": invlpg, control registers."""
+"""Section "Synchronized and unsynchronized pages"; and of "Reaction to events": invlpg."""
 
 import pytest
 
 from conformance.between import before
-from conformance.looking import roots, structs
+from conformance.looking import structs
 from conformance.pictures import Camera
-from conformance.scenes import MIB, PAGE, USED, Editor, editing_guest, guest, page_tables
-from mmu_model.hardware import CR0_PG, CR0_WP, CR4_SMEP, Mode
-from mmu_model.kvm.page import KvmMmuPage
-from mmu_model.snapshot import MmuKind
+from conformance.remapping import HERE, NEW, OTHER, page_at, remappable
+from conformance.scenes import MIB, PAGE, USED, page_tables
+from mmu_model.hardware import Mode
 
-HERE, OTHER = 0x6000, 0x7000
-OLD, NEW = 111, 222
 FRAME = (1 << 52) - PAGE
-
-
-def page_at(scene: Editor, address: int, level: int = 1) -> KvmMmuPage:
-    """The page of that level that shadows the guest's table for an address."""
-    assert scene.tables is not None
-    gfn = scene.tables.entry_address(address, level) >> 12
-    (sp,) = (sp for sp in structs(scene.vm) if int(sp.gfn) == gfn and sp.role == now(scene, sp))
-    return sp
-
-
-def now(scene: Editor, sp: KvmMmuPage) -> int:
-    """The role of a page as pages of the guest's present mode have it."""
-    role = scene.cpu.vcpu.mmu.root_role
-    return sp.role.replace(cr0_wp=role.cr0_wp, smep_andnot_wp=role.smep_andnot_wp)
-
-
-def remappable(kernel: str, *addresses: int) -> Editor:
-    """A guest that has read OLD at these addresses, and has NEW at OTHER."""
-    scene = editing_guest(kernel, dict.fromkeys(addresses, HERE))
-    scene.vm.memory.write(HERE, OLD)
-    scene.vm.memory.write(OTHER, NEW)
-    for address in addresses:
-        assert scene.reads(address) == OLD
-    return scene
 
 
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/synchronizes-all-reachable")
@@ -170,96 +143,3 @@ def mapped_after_invlpg(kernel: str) -> int | None:
     spte = scene.vm.host.read(page.sptep(5))
     present = spte != scene.vm.kvm.kernel.shadow_nonpresent_value
     return scene.vm.host.memory.read(spte & FRAME) if present else None
-
-
-def second_tables(scene: Editor) -> int:
-    """The root of other tables, which have HERE at 0x5000 by the same last table as the first."""
-    assert scene.tables is not None
-    second = page_tables(scene.vm, Mode.FOUR_LEVEL, 40 * MIB, [])
-    where = second.entry_address(0x5000, 2)
-    scene.vm.memory.write(where, scene.vm.memory.read(scene.tables.entry_address(0x5000, 2)))
-    return second.root
-
-
-@pytest.mark.spec("reaction-to-events/mov-cr3-roots/looked-up")
-def test_mov_to_cr3_finds_the_roots_that_there_are(kernel: str, picture: Camera) -> None:
-    """To other tables and back, and once more: after the first time there is nothing to make."""
-    scene = remappable(kernel, 0x5000)
-    first, second = scene.cpu.vcpu.registers.cr3, second_tables(scene)
-    seen = []
-    for root in (first, second, first, second):
-        scene.cpu.mov_cr3(root)
-        assert scene.reads(0x5000) == OLD
-        (loaded,) = roots(scene.vm.snapshot())
-        seen.append((loaded.gfn << 12, loaded.id, len(structs(scene.vm))))
-
-    assert [gfn for gfn, _, _ in seen] == [first, second, first, second]
-    assert seen[2][1] == seen[0][1]
-    assert seen[1][1:] == seen[3][1:]
-    picture("Roots that MOV to CR3 goes between", scene.vm)
-
-
-@pytest.mark.spec("reaction-to-events/mov-cr3-sync/newly-reachable")
-def test_mov_to_cr3_synchronizes_what_is_reached_now(kernel: str) -> None:
-    """A table of both address spaces was changed under the first; under the second the change is seen."""
-    scene = remappable(kernel, 0x5000)
-    second = second_tables(scene)
-    scene.cpu.mov_cr3(second)
-    assert scene.reads(0x5000) == OLD
-    scene.cpu.mov_cr3(scene.frames[0])
-    scene.edit(0x5000, OTHER | USED)
-
-    scene.cpu.mov_cr3(second)
-
-    assert scene.reads(0x5000) == NEW
-
-
-@pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-context/set-up")
-def test_a_new_mode_gets_another_context(kernel: str) -> None:
-    """Paging off: direct roots for guest-physical addresses. SMEP without CR0.WP: another role."""
-    scene = guest(kernel, MmuKind.SHADOW, "PAE", mapped={0x5000: 0x6000}, cr0_wp=False)
-    scene.reads(0x5000)
-    before_it = scene.cpu.vcpu.mmu.root_role
-    registers = scene.cpu.vcpu.registers
-
-    scene.cpu.mov_cr4(registers.cr4 | CR4_SMEP)
-    scene.reads(0x5000)
-    assert scene.cpu.vcpu.mmu.root_role == before_it.replace(smep_andnot_wp=1)
-
-    scene.vm.memory.write(0x5000, 5)
-    scene.cpu.mov_cr0(registers.cr0 & ~CR0_PG)
-    assert scene.reads(0x5000) == 5
-    assert scene.cpu.vcpu.mmu.root_role.direct == 1
-
-
-@pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-roots/looked-up")
-def test_a_mode_that_comes_back_finds_its_roots(kernel: str, picture: Camera) -> None:
-    """CR0.WP off and on again: the same pages as before."""
-    scene = remappable(kernel, 0x5000)
-    cr0 = scene.cpu.vcpu.registers.cr0
-    (first,) = roots(scene.vm.snapshot())
-    scene.cpu.mov_cr0(cr0 & ~CR0_WP)
-    scene.reads(0x5000)
-    (other,) = roots(scene.vm.snapshot())
-
-    scene.cpu.mov_cr0(cr0)
-    scene.reads(0x5000)
-
-    (again,) = roots(scene.vm.snapshot())
-    assert other.id != first.id
-    assert again.id == first.id
-    picture("CR0.WP changed and changed back", scene.vm)
-
-
-@pytest.mark.spec("reaction-to-events/mov-cr0-cr4-efer-sync/newly-reachable")
-def test_a_mode_that_comes_back_sees_what_changed_meanwhile(kernel: str) -> None:
-    """The table was changed with CR0.WP off; with it on the pages for that are in step again."""
-    scene = remappable(kernel, 0x5000)
-    cr0 = scene.cpu.vcpu.registers.cr0
-    scene.cpu.mov_cr0(cr0 & ~CR0_WP)
-    assert scene.reads(0x5000) == OLD
-    scene.edit(0x5000, OTHER | USED)
-
-    scene.cpu.mov_cr0(cr0)
-
-    assert scene.reads(0x5000) == NEW

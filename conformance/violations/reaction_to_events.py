@@ -5,6 +5,7 @@ from typing import Any
 from conformance.broken import BrokenModel, nothing
 from mmu_model.hardware import PAGE_SHIFT, Kind, access
 from mmu_model.kvm import guest_walk
+from mmu_model.kvm.fault import KvmPageFault
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.types import pa
 from mmuspec.violations import violates
@@ -44,6 +45,38 @@ def the_error_code_is_the_processors(model: BrokenModel) -> None:
     model.wrap("kvm.guest_walk.walk_addr", wrap)
 
 
+@violates(f"{R}/guest-walk-denied/fault-reflected")
+def the_address_of_a_fault_is_that_of_its_page(model: BrokenModel) -> None:
+    """CR2 has not the very byte."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(memory: Any, paging: Any, how: Any, address: int) -> Any:
+            return original(memory, paging, how, address & -4096)
+
+        return wrong
+
+    model.wrap("kvm.guest_walk.walk_addr", wrap)
+
+
+@violates(f"{R}/cause-guest-fault/guest-denies")
+def an_entry_is_made_for_what_is_denied(model: BrokenModel) -> None:
+    """The guest gets the fault, and KVM maps the frame for whoever may read it."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any) -> Any:
+            result = original(vcpu, fault)
+            denied = vcpu.exception
+            if denied is not None:
+                how = {"prefetch": False, "is_tdp": False, "nx_huge_pages": False}
+                original(vcpu, KvmPageFault(fault.addr, 0, **how))
+                vcpu.exception = denied
+            return result
+
+        return wrong
+
+    model.wrap("shadow.fetch.paging_page_fault", wrap)
+
+
 def _leaf_for_the_kernels_page(model: BrokenModel) -> None:
     def wrap(original: Any) -> Any:
         def wrong(
@@ -61,34 +94,6 @@ def _leaf_for_the_kernels_page(model: BrokenModel) -> None:
 def a_missing_translation_leads_to_the_page_of_zeroes(model: BrokenModel) -> None:
     """The host's page is not looked up."""
     _leaf_for_the_kernels_page(model)
-
-
-@violates(f"{R}/cause-dirty-logging/write-protected", f"{R}/cause-protected/protected-translation")
-def logging_protects_nothing(model: BrokenModel) -> None:
-    """What is writable stays so when logging is switched on."""
-    model.replace("kvm.dirty_log.kvm_mmu_slot_apply_flags", nothing())
-
-
-@violates(f"{R}/cause-shadowed-table/write-protected", f"{R}/cause-protected/protected-translation")
-def tables_stay_writable_when_they_are_shadowed(model: BrokenModel) -> None:
-    """Only sptes made later are protected."""
-    model.replace("shadow.accounting.write_protect_gfn", lambda kvm, slot, gfn: False)
-
-
-@violates(f"{R}/cause-mmio/untranslatable")
-def what_is_no_memory_reads_as_zero(model: BrokenModel) -> None:
-    """KVM answers by itself; the process is not asked."""
-
-    def wrap(original: Any) -> Any:
-        def wrong(*arguments: Any) -> Any:
-            try:
-                return original(*arguments)
-            except Exception:
-                return 0
-
-        return wrong
-
-    model.wrap("kvm.emulate.x86_emulate_instruction", wrap)
 
 
 @violates(f"{R}/not-in-direct-mode/footnote")
@@ -113,27 +118,6 @@ def nested_tables_are_not_protected_in_direct_mode(model: BrokenModel) -> None:
     model.replace("tdp.protect.kvm_tdp_mmu_write_protect_gfn", nothing(False))
 
 
-@violates(f"{R}/mmio-fault-walk/shadow-page-table")
-def the_walk_finds_nothing(model: BrokenModel) -> None:
-    """KVM does not look into its own tables."""
-    model.replace("kvm.shadow_walk.last_spte_lockless", nothing())
-
-
-@violates(f"{R}/mmio-fault-cache/cached-and-emulated", f"{R}/host-page-mmio/info-cached")
-def the_vcpu_remembers_no_access(model: BrokenModel) -> None:
-    """Nothing is put into its cache."""
-    model.replace("kvm.mmio.vcpu_cache_mmio_info", lambda vcpu, gva, gfn, rights: None)
-
-
-@violates(f"{R}/mmio-fault-cache/cached-and-emulated")
-def the_vcpu_remembers_a_guest_physical_address(model: BrokenModel) -> None:
-    """Where it should have the linear one."""
-    model.wrap(
-        "kvm.mmio.vcpu_cache_mmio_info",
-        lambda original: lambda vcpu, gva, gfn, rights: original(vcpu, gfn << 12, gfn, rights),
-    )
-
-
 @violates(f"{R}/guest-walk/if-needed")
 def every_fault_makes_kvm_walk_the_guests_tables(model: BrokenModel) -> None:
     """Whatever the MMU, before anything else."""
@@ -149,6 +133,21 @@ def every_fault_makes_kvm_walk_the_guests_tables(model: BrokenModel) -> None:
         return wrong
 
     model.wrap("kvm.page_fault.kvm_mmu_page_fault", wrap)
+
+
+@violates(f"{R}/guest-walk/if-needed")
+def nested_tables_are_not_walked(model: BrokenModel) -> None:
+    """What a hypervisor says of its guest's addresses does not count: they are its own."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(memory: Any, paging: Any, how: Any, address: int) -> Any:
+            walker = original(memory, paging, how, address)
+            walker.gfn = address >> PAGE_SHIFT
+            return walker
+
+        return wrong
+
+    model.wrap("kvm.guest_walk.walk_addr", wrap)
 
 
 @violates(f"{R}/shadow-walk/finds-or-instantiates")
@@ -176,6 +175,16 @@ def emulated_writes_leave_sptes_alone(model: BrokenModel) -> None:
 def the_notifier_drops_nothing(model: BrokenModel) -> None:
     """The host takes a page away, and the guest goes on with it."""
     model.replace("kvm.notifier.invalidate_range_start", nothing())
+
+
+@violates(f"{R}/notifier-called/updated-hva", f"{R}/notifier-drop/translations")
+def the_page_behind_goes_as_well(model: BrokenModel) -> None:
+    """The end of what changes is taken to be part of it."""
+
+    def wrap(original: Any) -> Any:
+        return lambda kvm, start, end: original(kvm, start, end + 4096)
+
+    model.wrap("kvm.notifier.invalidate_range_start", wrap)
 
 
 @violates(

@@ -43,7 +43,7 @@ def obsolete_pages_are_found_and_used(model: BrokenModel) -> None:
     )
 
 
-@violates("mmu_valid_gen/load-new-root")
+@violates("mmu_valid_gen/load-new-root", "role.invalid/unusable")
 def vcpus_are_not_told(model: BrokenModel) -> None:
     """Nothing makes a vCPU give its root up."""
 
@@ -94,7 +94,7 @@ def all_pages_of_the_tdp_mmu_are_marked(model: BrokenModel) -> None:
     model.wrap("tdp.zap.kvm_tdp_mmu_invalidate_all_roots", wrap)
 
 
-@violates("mmu_valid_gen/tdp-role.invalid-suffices")
+@violates("mmu_valid_gen/tdp-role.invalid-suffices", "role.invalid/unusable")
 def invalid_tdp_roots_are_found_and_used(model: BrokenModel) -> None:
     """A vCPU takes a root of its role whether it is valid or not."""
 

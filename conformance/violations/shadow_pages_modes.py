@@ -4,6 +4,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware.ept import EPTP_ACCESSED_DIRTY
+from mmu_model.kvm.guest_walk import gpte_access
 from mmuspec.violations import violates
 
 
@@ -36,6 +37,23 @@ def _mode(model: BrokenModel, **fields: int) -> None:
 def access_is_not_inherited(model: BrokenModel) -> None:
     """Every page has all access."""
     _child(model, lambda access, direct: 7)
+
+
+@violates("role.access/inherited-uwx")
+def only_the_entry_above_is_inherited(model: BrokenModel) -> None:
+    """What levels further up deny does not count."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(memory: Any, paging: Any, how: Any, address: int) -> Any:
+            walker = original(memory, paging, how, address)
+            for level in walker.pt_access:
+                if level + 1 in walker.ptes:
+                    walker.pt_access[level] = gpte_access(paging, walker.ptes[level + 1])
+            return walker
+
+        return wrong
+
+    model.wrap("kvm.guest_walk.walk_addr", wrap)
 
 
 @violates("role.access/inherited-uwx")
@@ -82,45 +100,27 @@ def cr0_wp_is_taken_for_granted(model: BrokenModel) -> None:
     _mode(model, cr0_wp=1)
 
 
-@violates("role.smep_andnot_wp/smep-and-not-wp")
-def smep_never_counts(model: BrokenModel) -> None:
-    """The field stays 0."""
-    _mode(model, smep_andnot_wp=0)
-
-
-def _without_regard_to_wp(model: BrokenModel, field: str, cr4_bit: int) -> None:
-    def wrap(original: Any) -> Any:
-        def wrong(registers: Any, **mode: Any) -> Any:
-            role = original(registers, **mode)
-            return role._replace(base=role.base.replace(**{field: int(bool(registers.cr4 & cr4_bit))}))
-
-        return wrong
-
-    model.wrap("kvm.cpu_role.kvm_calc_cpu_role", wrap)
-
-
-@violates("role.smep_andnot_wp/smep-and-not-wp")
-def smep_counts_with_write_protection(model: BrokenModel) -> None:
-    """CR0.WP makes no difference."""
-    _without_regard_to_wp(model, "smep_andnot_wp", 1 << 20)
-
-
-@violates("role.smap_andnot_wp/smap-and-not-wp")
-def smap_never_counts(model: BrokenModel) -> None:
-    """The field stays 0."""
-    _mode(model, smap_andnot_wp=0)
-
-
-@violates("role.smap_andnot_wp/smap-and-not-wp")
-def smap_counts_with_write_protection(model: BrokenModel) -> None:
-    """CR0.WP makes no difference."""
-    _without_regard_to_wp(model, "smap_andnot_wp", 1 << 21)
-
-
 @violates("role.smm/valid-in-smm")
 def pages_for_smm_do_not_say_so(model: BrokenModel) -> None:
     """The role is the same inside SMM and outside."""
     _mode(model, smm=0)
+
+
+@violates("role.smm/valid-in-smm")
+def only_roots_for_smm_say_so(model: BrokenModel) -> None:
+    """What is below a root is the same inside SMM and outside."""
+
+    def alloc(original: Any) -> Any:
+        def wrong(kvm: Any, role: Any, gfn: int, ptep: int | None) -> Any:
+            return original(kvm, role if ptep is None else role.replace(smm=0), gfn, ptep)
+
+        return wrong
+
+    def child(original: Any) -> Any:
+        return lambda *place, **how: original(*place, **how).replace(smm=0)
+
+    model.wrap("tdp.root.tdp_mmu_alloc_sp", alloc)
+    model.wrap("kvm.role.child_role", child)
 
 
 @violates("role.smm/selects-memslots")

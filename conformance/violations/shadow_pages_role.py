@@ -45,7 +45,7 @@ def pages_of_512g_sptes_have_level_5(model: BrokenModel) -> None:
     _misnumber(model, 4, 5)
 
 
-@violates("role.level/entry-sizes")
+@violates("role.level/entry-sizes", "role.level/level-in-the-hierarchy")
 def a_root_of_five_levels_has_level_4(model: BrokenModel) -> None:
     """The fifth level has no number of its own."""
 
@@ -72,6 +72,27 @@ def neighbours_are_mapped_in_reverse(model: BrokenModel) -> None:
         return lambda gfn, index, level: original(gfn, 511 - index, level)
 
     model.wrap("kvm.page.linear_gfn", change)
+
+
+@violates("role.direct/set-linear-range", "shadowed_translation/gfn-computable")
+def frames_in_a_row_are_exchanged_in_pairs(model: BrokenModel) -> None:
+    """Each fault maps the frame beside the one that it is for."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            result = yield from original(vcpu, fault, access)
+            fault.pfn = fault.pfn if fault.pfn is None else fault.pfn ^ 1
+            return result
+
+        return wrong
+
+    model.wrap("kvm.faultin.faultin_pfn", change)
+
+
+@violates("shadowed_translation/gfn-computable", "shadowed_translation/gfn-computable~6351")
+def entries_of_every_level_stand_for_one_frame(model: BrokenModel) -> None:
+    """What is reckoned from the page's own gfn does not depend on the level."""
+    model.replace("kvm.page.linear_gfn", lambda gfn, index, level: gfn + index)
 
 
 @violates("role.direct/examples")

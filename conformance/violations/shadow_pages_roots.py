@@ -55,6 +55,18 @@ def remembered_roots_are_not_counted(model: BrokenModel) -> None:
     model.wrap("kvm.roots.kvm_mmu_new_pgd", wrap)
 
 
+@violates("root_count/vcpus-take-references")
+def two_roots_are_remembered(model: BrokenModel) -> None:
+    """Not three."""
+    model.replace("kvm.mmu.KVM_MMU_NUM_PREV_ROOTS", 2)
+
+
+@violates("root_count/vcpus-take-references")
+def four_roots_are_remembered(model: BrokenModel) -> None:
+    """Nor as few as three."""
+    model.replace("kvm.mmu.KVM_MMU_NUM_PREV_ROOTS", 4)
+
+
 @violates(
     "root_count/not-destroyed-while-referenced",
     "root_count/not-destroyed-while-nonzero",
@@ -81,6 +93,58 @@ def an_unpinned_root_stays(model: BrokenModel) -> None:
         sp.root_count -= 1
 
     model.replace("shadow.roots.put_root", wrong)
+
+
+@violates("role.invalid/pinned-root")
+def the_first_vcpu_that_lets_go_of_a_root_frees_it(model: BrokenModel) -> None:
+    """Whoever else has it."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any, sp: Any) -> None:
+            if sp.role.invalid:
+                sp.root_count = 1
+            original(kvm, sp)
+
+        return wrong
+
+    model.wrap("shadow.roots.put_root", wrap)
+
+
+@violates("role.invalid/pinned-root")
+def only_roots_become_invalid(model: BrokenModel) -> None:
+    """As the document has it: a page with the bit is a root that is in use."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any, sp: Any, invalid_list: list[Any]) -> int:
+            zapped = int(original(kvm, sp, invalid_list))
+            sp.role = sp.role.replace(invalid=int(sp.root_count > 0))
+            return zapped
+
+        return wrong
+
+    model.wrap("shadow.zap.kvm_mmu_prepare_zap_page", wrap)
+
+
+@violates("role.invalid/pinned-root")
+def vcpus_alone_hold_roots_of_the_tdp_mmu(model: BrokenModel) -> None:
+    """As those of the shadow MMU: when it is invalidated, the MMU lets go of a root at once."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any) -> None:
+            original(kvm)
+            for root in kvm.tdp_mmu_roots:
+                root.tdp_mmu_root_count -= 1
+                root.tdp_mmu_scheduled_root_to_zap = False
+
+        return wrong
+
+    model.wrap("tdp.zap.kvm_tdp_mmu_invalidate_all_roots", wrap)
+
+
+@violates("role.invalid/unusable")
+def faults_build_on_invalid_roots(model: BrokenModel) -> None:
+    """Nobody looks at the root again before something is mapped below it."""
+    model.replace("kvm.faultin.is_page_fault_stale", lambda vcpu, fault: False)
 
 
 @violates("role.invalid/unusable")

@@ -18,7 +18,7 @@ def sptes_have_32_bits(model: BrokenModel) -> None:
     model.wrap("kvm.host.Host.write", change)
 
 
-@violates("spt/pageful-of-sptes")
+@violates("spt/pageful-of-sptes", "shadow-pages/structure/contains-512-sptes")
 def a_page_has_256_sptes(model: BrokenModel) -> None:
     """KVM uses the first half of a page and begins again."""
 
@@ -80,7 +80,7 @@ def nonleaf_sptes_point_at_pages_of_the_same_level(model: BrokenModel) -> None:
     model.replace("kvm.role.child_level", lambda level: level)
 
 
-@violates("spt/points-at-guest-or-shadow-pages")
+@violates("spt/points-at-guest-or-shadow-pages", "reaction-to-events/shadow-walk-mmio/spte-caches-info")
 def an_spte_without_memory_holds_another_frame(model: BrokenModel) -> None:
     """What remembers that there is no memory is about the frame behind the one that was accessed."""
 

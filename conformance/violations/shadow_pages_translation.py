@@ -1,5 +1,6 @@
 """Wrong models: shadowed_translation, parent_ptes."""
 
+from dataclasses import replace
 from typing import Any
 
 from conformance.broken import BrokenModel
@@ -68,6 +69,34 @@ def direct_pages_have_the_array(model: BrokenModel) -> None:
         return wrong
 
     model.wrap("shadow.pages.kvm_mmu_alloc_shadow_page", wrap)
+
+
+@violates("shadowed_translation/not-allocated-when-direct")
+def the_kernels_exchange_the_levels_that_have_the_array(model: BrokenModel) -> None:
+    """Pages of levels 4 and 5 have it in 6.12, and not in 6.1."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(release: str) -> Any:
+            kernel = original(release)
+            return replace(kernel, shadowed_translation_max_level=8 - kernel.shadowed_translation_max_level)
+
+        return wrong
+
+    model.wrap("kernels.kernel_named", wrap)
+
+
+@violates("shadowed_translation/no-access-per-gfn-when-direct")
+def every_other_frame_of_a_direct_page_is_read_only(model: BrokenModel) -> None:
+    """Its entries grant more or less, as if something were known of the single frame."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any, sp: Any, slot: Any, access: int, gfn: int, *rest: Any, **how: Any) -> Any:
+            less = access & ~2 if sp.role.direct and gfn & 1 else access
+            return original(kvm, sp, slot, less, gfn, *rest, **how)
+
+        return wrong
+
+    model.wrap("kvm.make_spte.make_spte", wrap)
 
 
 @violates("shadowed_translation/no-access-per-gfn-when-direct")

@@ -53,7 +53,7 @@ def other_flushes_do_not_synchronize(model: BrokenModel) -> None:
     model.replace("shadow.sync.kvm_mmu_sync_roots", nothing())
 
 
-@violates("unsync/leaf-pages-only")
+@violates("unsync/leaf-pages-only", "reaction-to-events/unsync/tried")
 def tables_of_any_level_become_unsync(model: BrokenModel) -> None:
     """No frame is write-tracked."""
     model.replace("kvm.page_track.kvm_gfn_is_write_tracked", lambda slot, gfn: False)

@@ -5,6 +5,7 @@ from typing import Any
 
 from conformance.broken import BrokenModel
 from conformance.violations.shadow_pages_unsync import never_unsync
+from mmu_model.hardware.control import CR3_NO_FLUSH
 from mmu_model.kvm.page import sptep_to_sp
 from mmu_model.kvm.rmap import pte_list
 from mmu_model.kvm.task import Steps
@@ -101,6 +102,62 @@ def every_root_is_made_anew(model: BrokenModel) -> None:
 
     model.wrap("shadow.pages.kvm_mmu_find_shadow_page", wrap)
     model.replace("kvm.roots.is_root_usable", lambda kvm, root, pgd, role: False)
+
+
+@violates("reaction-to-events/mov-cr3-roots/looked-up")
+def only_remembered_roots_are_used_again(model: BrokenModel) -> None:
+    """What the hash knows is not."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, gfn: int, role: Any) -> Any:
+            return None if role.level == vcpu.mmu.root_role.level else original(vcpu, gfn, role)
+
+        return wrong
+
+    model.wrap("shadow.pages.kvm_mmu_find_shadow_page", wrap)
+
+
+@violates("reaction-to-events/mov-cr3-sync/newly-reachable")
+def a_guest_cannot_keep_its_tlb(model: BrokenModel) -> None:
+    """As the document has it: every write to CR3 synchronizes."""
+    model.wrap(
+        "kvm.registers.kvm_set_cr3",
+        lambda original: lambda vcpu, value: original(vcpu, value & ~CR3_NO_FLUSH),
+    )
+
+
+@violates("reaction-to-events/mov-cr3-sync/newly-reachable")
+def new_roots_are_taken_as_they_are(model: BrokenModel) -> None:
+    """A root that was got anew is not synchronized before it is used; a flush still synchronizes."""
+    loading: list[bool] = []
+
+    def load(original: Any) -> Any:
+        def wrong(vcpu: Any) -> Steps[None]:
+            loading.append(True)
+            yield from original(vcpu)
+            loading.clear()
+
+        return wrong
+
+    def sync(original: Any) -> Any:
+        def wrong(vcpu: Any) -> Steps[None]:
+            if not loading:
+                yield from original(vcpu)
+
+        return wrong
+
+    model.wrap("kvm.roots.kvm_mmu_load", load)
+    model.wrap("shadow.sync.kvm_mmu_sync_roots", sync)
+
+
+@violates("reaction-to-events/mov-cr0-cr4-efer-context/set-up")
+def efer_makes_no_difference(model: BrokenModel) -> None:
+    """A change of EFER does not reach the MMU."""
+
+    def wrap(original: Any) -> Any:
+        return lambda old, new: original(replace(old, efer=new.efer), new)
+
+    model.wrap("kvm.registers.matters_to_roles", wrap)
 
 
 @violates("reaction-to-events/mov-cr0-cr4-efer-context/set-up")

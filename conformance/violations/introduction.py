@@ -110,7 +110,7 @@ def shadow_pages_know_efer_nx(model: BrokenModel) -> None:
     model.wrap("kvm.cpu_role.shadow_root_role", change)
 
 
-@violates(CORRECT)
+@violates(CORRECT, "emulating-cr0.wp/smap/smap-on-is-no-case")
 def pages_of_users_stay_theirs_under_smap(model: BrokenModel) -> None:
     """A page that the kernel may write to with CR0.WP = 0 still is one of users, if CR4.SMAP is on."""
 

@@ -90,6 +90,25 @@ def test_one_guest_frame_is_never_two_of_the_process(kernel: str, mmu: MmuKind, 
         add_memory_region(scene.vm.kvm, 1, gpa, pages * PAGE, elsewhere)
 
 
+@pytest.mark.spec(ALIASES)
+def test_in_smm_a_guest_frame_may_be_another_one(kernel: str, mmu: MmuKind) -> None:
+    """Edge: SMM has memslots of its own. The same guest frame is at one address of the process outside, and at another
+    in SMM."""
+    scene = guest(kernel, mmu)
+    inside = scene.vm.add_memory(0, MIB, as_id=1)
+    (outside,) = scene.vm.kvm.memslots[0]
+    for number, slot in enumerate((outside, inside), 1):
+        scene.vm.host.memory.write(scene.vm.process.hpa(slot.hva(5)) or 0, number)
+
+    seen = [scene.reads(0x5000)]
+    scene.cpu.enter_smm()
+    seen.append(scene.reads(0x5000))
+    scene.cpu.rsm()
+    seen.append(scene.reads(0x5000))
+
+    assert seen == [1, 2, 1]
+
+
 @pytest.mark.spec(PAGED)
 @pytest.mark.parametrize("level", [1, 2])
 def test_the_host_takes_a_frame_whenever_it_likes(kernel: str, mmu: MmuKind, level: int) -> None:
@@ -169,6 +188,19 @@ def test_what_comes_back_is_what_the_kind_of_memory_says(kernel: str, mmu: MmuKi
         process.madvise_dontneed(hva, 1)
 
     assert [scene.reads(gpa) for gpa in kinds] == [0, 7]
+
+
+@pytest.mark.spec(ANY_KIND)
+def test_memory_whose_references_nobody_counts_is_refused(kernel: str, mmu: MmuKind) -> None:
+    """Edge: pages of memory that a driver mapped into the process, and that have no reference counts of their own. The
+    process can use them, and the guest cannot run on."""
+    scene = guest(kernel, mmu)
+    hva = scene.vm.process.mmap_driver(1)
+    add_memory_region(scene.vm.kvm, 1, GIB, PAGE, hva)
+    assert scene.vm.process.fault_in(hva, write=True) is not None
+
+    with pytest.raises(LookupError, match="EFAULT"):
+        scene.reads(GIB)
 
 
 @pytest.mark.spec(ANY_KIND)

@@ -176,7 +176,7 @@ def what_is_shared_is_mapped_writable(model: BrokenModel) -> None:
     model.wrap("kvm.process.Process.fault_in", change)
 
 
-@violates(CONTROLS)
+@violates(CONTROLS, "memory/backing/paged-at-any-time")
 def kvm_keeps_the_frames_it_has_seen(model: BrokenModel) -> None:
     """What the host had at an address first is taken to be there for good."""
     seen: dict[tuple[Any, int], Any] = {}

@@ -37,6 +37,8 @@ def faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Steps[RetPf]
     mapping = vcpu.kvm.process.fault_in(slot.hva(fault.gfn), write=fault.write)
     if mapping is None:
         raise LookupError(f"the process has nothing mapped for gfn {fault.gfn:#x}: KVM_RUN returns EFAULT")
+    if not vcpu.kvm.host.try_get_pfn(mapping.pfn):
+        raise LookupError(f"no reference to gfn {fault.gfn:#x} can be had: KVM_RUN returns EFAULT")
     writable = mapping.writable and not slot.flags & KVM_MEM_READONLY
     if fault.write and not writable:
         return RET_PF_EMULATE

@@ -210,6 +210,7 @@ def leads_to(scene: Scene, address: int, gpa: int) -> bool:
 
 
 @pytest.mark.spec(INVALIDATIONS)
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/synchronized-on-invlpg")
 def test_invlpg_brings_a_translation_in_step(kernel: str) -> None:
     """Until the guest flushes, the spte for an entry that it changed stays as it was; then it does not."""
     scene = editing_guest(kernel, {0x5000: 0x6000, 0x9000: 0xA000})

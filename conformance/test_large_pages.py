@@ -15,16 +15,19 @@ from conformance.scenes import (
     PAGE,
     TABLES,
     USED,
+    Scene,
     guest,
     nested_root,
     page_tables,
     paging_registers,
 )
-from mmu_model.hardware import Mode, Registers
+from mmu_model.hardware import Gfn, Mode, Registers
+from mmu_model.kvm.guest_memfd import set_memory_attributes
 from mmu_model.kvm.memory_region import add_memory_region
-from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
+from mmu_model.kvm.memslot import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import TdpFormat
+from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind
 
 NESTED_PAGING = [MmuKind.TDP, MmuKind.DIRECT]
@@ -171,6 +174,25 @@ def test_without_paging_there_is_nothing_larger_than_2_mib(kernel: str, mmu: Mmu
     scene.reads(GIB)
 
     assert level_for(scene, GIB) == (2 if mmu is MmuKind.SHADOW else 3)
+
+
+@pytest.mark.spec("large-pages/constraints/lead-in")
+@pytest.mark.parametrize("kernel", ["6.12"])
+def test_no_large_spte_has_private_memory_in_it(kernel: str) -> None:
+    """Edge: one frame of 2 MiB has memory that the process cannot map. The others are mapped one by one, until it has
+    not any more and is used."""
+    vm = VirtualMachine(kernel, MmuKind.TDP, private_memory=True)
+    vm.add_memory(0, 4 * MIB, level=2, flags=KVM_MEM_GUEST_MEMFD)
+    scene = Scene(vm, vm.add_cpu())
+
+    seen = []
+    for private in (False, True, False):
+        set_memory_attributes(vm.kvm, Gfn(0x205), 1, private=private)
+        for address in (2 * MIB, 2 * MIB + 5 * PAGE):
+            scene.reads(address)
+        seen.append(level_for(scene, 2 * MIB))
+
+    assert seen == [2, 1, 2]
 
 
 @pytest.mark.spec("large-pages/host-page/large")

@@ -4,11 +4,14 @@ import pytest
 
 from conformance.looking import Leaf, backing, reached
 from conformance.scenes import GIB, MIB, PAGE, guest
-from mmu_model.hardware import Pfn
+from mmu_model.hardware import Gfn, Pfn
 from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.guest_memfd import set_memory_attributes
 from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.memslot import KVM_MEM_GUEST_MEMFD
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import TdpFormat
+from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind, Snapshot
 
 IN_PROCESS = "memory/guest-memory/in-the-process"
@@ -49,6 +52,40 @@ def test_there_is_no_memory_but_that_of_the_process(kernel: str, mmu: MmuKind) -
 
     with pytest.raises(LookupError, match="EFAULT"):
         scene.reads(GIB)
+
+
+@pytest.mark.spec(IN_PROCESS)
+@pytest.mark.parametrize("kernel", ["6.12"])
+def test_private_memory_is_nowhere_in_the_process(kernel: str) -> None:
+    """Edge: a guest frame is made private. What the guest finds and writes there is in no memory of the process; when
+    the frame is shared again, the process's memory is as it was. The frame beside it is shared all the time."""
+    vm = VirtualMachine(kernel, MmuKind.TDP, private_memory=True)
+    slot = vm.add_memory(0, 4 * MIB, level=2, flags=KVM_MEM_GUEST_MEMFD)
+    cpu = vm.add_cpu()
+    for address in (0x5000, 0x6000):
+        cpu.write(address, 7)
+
+    set_memory_attributes(vm.kvm, Gfn(5), 1, private=True)
+    found = cpu.read(0x5000)
+    cpu.write(0x5000, 9)
+    mapped = {leaf.offset: leaf.spte.pfn for leaf in reached(vm.snapshot())}
+    of_process = [vm.process.mapping(slot.hva(gfn)) for gfn in range(slot.npages)]
+    seen = [cpu.read(0x5000), cpu.read(0x6000), vm.memory.read(0x5000)]
+    set_memory_attributes(vm.kvm, Gfn(5), 1, private=False)
+
+    assert (found, seen) == (0, [9, 7, 7])
+    assert mapped[5] not in {mapping.pfn for mapping in of_process if mapping is not None}
+    assert cpu.read(0x5000) == 7
+
+
+@pytest.mark.spec(IN_PROCESS)
+@pytest.mark.parametrize("kernel", ["6.1"])
+def test_there_is_no_private_memory_before_6_8(kernel: str) -> None:
+    """All of a guest's memory is the process's: 6.1 has no VM that could have other memory, and no flag for it."""
+    with pytest.raises(KvmError, match="no private memory"):
+        VirtualMachine(kernel, MmuKind.TDP, private_memory=True)
+    with pytest.raises(KvmError, match="do not exist"):
+        VirtualMachine(kernel, MmuKind.TDP).add_memory(0, MIB, flags=KVM_MEM_GUEST_MEMFD)
 
 
 @pytest.mark.spec(ALIASES)

@@ -117,6 +117,12 @@ def being_out_of_step_is_no_reason(model: BrokenModel) -> None:
 
 
 @violates(CONSTRAINTS)
+def mixed_memory_is_no_reason(model: BrokenModel) -> None:
+    """As the document has it, which does not know of private memory."""
+    model.replace("kvm.guest_memfd._note_mixed", lambda kvm, slot, start, end: None)
+
+
+@violates(CONSTRAINTS)
 def fetches_get_large_sptes(model: BrokenModel) -> None:
     """As the document has it, which does not name the mitigation."""
 

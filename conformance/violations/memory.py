@@ -47,6 +47,23 @@ def kvm_fills_gaps_of_the_process(model: BrokenModel) -> None:
     model.wrap("kvm.faultin.kvm_faultin_pfn", change)
 
 
+@violates(IN_PROCESS)
+def private_memory_is_the_processs(model: BrokenModel) -> None:
+    """As the document has it: whatever a frame's attribute, it is part of the process."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            kept, vcpu.kvm.private_gfns = vcpu.kvm.private_gfns, set()
+            try:
+                return (yield from original(vcpu, fault, access))
+            finally:
+                vcpu.kvm.private_gfns = kept
+
+        return wrong
+
+    model.wrap("kvm.faultin.faultin_pfn", change)
+
+
 @violates(ALIASES)
 def kvm_chooses_where_a_frame_is(model: BrokenModel) -> None:
     """The pages of a slot are not in the order in which the process has them."""

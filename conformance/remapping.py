@@ -23,9 +23,9 @@ def now(scene: Editor, sp: KvmMmuPage) -> int:
     return sp.role.replace(cr0_wp=role.cr0_wp, smep_andnot_wp=role.smep_andnot_wp)
 
 
-def remappable(kernel: str, *addresses: int) -> Editor:
+def remappable(kernel: str, *addresses: int, paging: str = "4-level") -> Editor:
     """A guest that has read OLD at these addresses, and has NEW at OTHER."""
-    scene = editing_guest(kernel, dict.fromkeys(addresses, HERE))
+    scene = editing_guest(kernel, dict.fromkeys(addresses, HERE), paging)
     scene.vm.memory.write(HERE, OLD)
     scene.vm.memory.write(OTHER, NEW)
     for address in addresses:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.looking import backing, leaves, reached, structs
+from conformance.looking import backing, leaves, reached, roots
 from conformance.scenes import (
     GIB,
     MIB,
@@ -15,17 +15,14 @@ from conformance.scenes import (
     page_tables,
     paging_registers,
 )
-from mmu_model.hardware import CR0_PG, CR4_SMEP, EFER_NXE, Mode
-from mmu_model.kvm.host import Host
+from mmu_model.hardware import CR0_PG, CR4_SMEP, EFER_NXE, Mode, PageFault
 from mmu_model.kvm.memslot import KVM_MEM_READONLY
-from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind
 
 DRIVEN = "events/driven-by-events/guest-and-host"
 ACCESS = "events/missing-or-protected/access"
 
 REGISTERS = "events/control-register-writes/cr3-above-all"
-PRESSURE = "events/memory-pressure/shrinker"
 CHANGES = "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa"
 
 INVALIDATIONS = "events/invalidations/invlpg-and-invlpga"
@@ -113,6 +110,23 @@ def test_an_access_to_a_protected_translation_is_an_event(kernel: str, mmu: MmuK
     assert scene.vm.devices == {READ_ONLY: 5}
 
 
+@pytest.mark.spec(ACCESS)
+@pytest.mark.parametrize("kind", ["missing", "protected"])
+def test_under_nested_paging_the_guests_own_faults_are_none(kernel: str, mmu: MmuKind, kind: str) -> None:
+    """Edge: what the guest's tables do not have, or forbid. Under nested paging the processor tells the guest, and the
+    MMU is not asked; with shadow paging it is, and the guest gets the same fault."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x6000: 0x6000}, mapped_flags=USED & ~0x2)
+    address, write, code = (0x5000, False, 0x0) if kind == "missing" else (0x6000, True, 0x3)
+    scene.reads(0x6000)
+    asked = scene.cpu.vcpu.stat["pf_taken"]
+
+    with pytest.raises(PageFault) as raised:
+        scene.cpu.write(address, 1) if write else scene.cpu.read(address)
+
+    assert (raised.value.error_code, raised.value.cr2) == (code, address)
+    assert scene.cpu.vcpu.stat["pf_taken"] - asked == (mmu is MmuKind.SHADOW)
+
+
 @pytest.mark.spec(REGISTERS)
 @pytest.mark.parametrize("register", ["cr0", "cr3", "cr4", "efer"])
 def test_a_control_register_write_is_an_event(kernel: str, register: str) -> None:
@@ -139,6 +153,52 @@ def test_a_control_register_write_is_an_event(kernel: str, register: str) -> Non
     assert (after.root.pgd != before.root.pgd) is (register in ("cr0", "cr3"))
 
 
+@pytest.mark.spec(REGISTERS)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_under_nested_paging_a_write_to_cr3_is_none(kernel: str, mmu: MmuKind) -> None:
+    """Edge: the guest has other tables at once. Roots and pages stay as they are, to the last bit."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000})
+    others = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, [])
+    others.map(0x5000, 0x7000)
+    scene.vm.memory.write(0x7000, 77)
+    scene.reads(0x5000)
+
+    def state() -> tuple[object, ...]:
+        snapshot = scene.vm.snapshot()
+        return snapshot.pages, snapshot.vcpus[0].root_mmu
+
+    before = state()
+
+    scene.cpu.mov_cr3(others.root)
+
+    unchanged = state() == before
+    assert unchanged
+    assert scene.reads(0x5000) == 77
+
+
+@pytest.mark.spec(REGISTERS)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+@pytest.mark.parametrize("register", ["cr0", "cr4", "efer"])
+def test_under_nested_paging_the_other_writes_change_the_mode(
+    kernel: str, mmu: MmuKind, register: str
+) -> None:
+    """Edge: the MMU knows the guest's new mode. The root remains: its role has nothing of that."""
+    scene = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000})
+    scene.reads(0x5000)
+    before, loaded = scene.vm.snapshot().vcpus[0].root_mmu, roots(scene.vm.snapshot())[0].id
+    cpu, old = scene.cpu, scene.cpu.vcpu.registers
+
+    {
+        "cr0": lambda: cpu.mov_cr0(old.cr0 & ~CR0_PG),
+        "cr4": lambda: cpu.mov_cr4(old.cr4 | CR4_SMEP),
+        "efer": lambda: cpu.wrmsr_efer(old.efer & ~EFER_NXE),
+    }[register]()
+    scene.reads(0x5000)
+
+    assert scene.vm.snapshot().vcpus[0].root_mmu.cpu_role != before.cpu_role
+    assert roots(scene.vm.snapshot())[0].id == loaded
+
+
 def leads_to(scene: Scene, address: int, gpa: int) -> bool:
     """Whether some spte that KVM made for the address, below any root of the vCPU, maps that guest frame."""
     snapshot = scene.vm.snapshot()
@@ -150,6 +210,7 @@ def leads_to(scene: Scene, address: int, gpa: int) -> bool:
 
 
 @pytest.mark.spec(INVALIDATIONS)
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/reachable-table/synchronized-on-invlpg")
 def test_invlpg_brings_a_translation_in_step(kernel: str) -> None:
     """Until the guest flushes, the spte for an entry that it changed stays as it was; then it does not."""
     scene = editing_guest(kernel, {0x5000: 0x6000, 0x9000: 0xA000})
@@ -238,72 +299,3 @@ def test_another_frame_at_the_user_address_is_an_event(kernel: str, mmu: MmuKind
     offsets = {leaf.offset for leaf in reached(scene.vm.snapshot())}
     assert (gone >> 12 in offsets, stays >> 12 in offsets) == (False, True)
     assert (scene.reads(gone), scene.reads(stays)) == (0, 5)
-
-
-def shadowed(kernel: str, host: Host | None = None) -> Scene:
-    """A guest under shadow paging that has used eight places, each by tables of its own below the first three
-    levels."""
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={n * GIB: 0x6000 for n in range(1, 9)}, host=host)
-    scene.vm.memory.write(0x6000, 77)
-    assert {scene.reads(n * GIB) for n in range(1, 9)} == {77}
-    return scene
-
-
-@pytest.mark.spec(PRESSURE)
-@pytest.mark.parametrize("wanted", [1, 5])
-def test_memory_pressure_takes_the_oldest_shadow_pages(kernel: str, wanted: int) -> None:
-    """The host asks for so many things: so many pages go, the oldest first, but not a root in use. The guest notices
-    nothing."""
-    scene = shadowed(kernel)
-    before = list(scene.vm.kvm.active_mmu_pages)
-
-    freed = scene.vm.host.shrink_slab(wanted)
-
-    roots = [sp for sp in before if sp.root_count]
-    others = [sp for sp in before if not sp.root_count]
-    assert freed == wanted
-    assert len(roots) == 1 and list(scene.vm.kvm.active_mmu_pages) == roots + others[wanted:]
-    assert not set(structs(scene.vm)) & set(others[:wanted])
-    assert {scene.reads(n * GIB) for n in range(1, 9)} == {77}
-
-
-@pytest.mark.spec(PRESSURE)
-def test_memory_pressure_leaves_roots_in_use(kernel: str) -> None:
-    """Edge: everything is asked for."""
-    scene = shadowed(kernel)
-    others = [sp for sp in scene.vm.kvm.active_mmu_pages if not sp.root_count]
-
-    freed = scene.vm.host.shrink_slab(1000)
-
-    assert freed == len(others)
-    assert [sp.root_count for sp in scene.vm.kvm.active_mmu_pages] == [1]
-    assert {scene.reads(n * GIB) for n in range(1, 9)} == {77}
-
-
-@pytest.mark.spec(PRESSURE)
-def test_memory_pressure_turns_from_one_vm_to_the_next(kernel: str) -> None:
-    """Three VMs of one host, of which the second has no shadow pages: the others give in turns."""
-    first = shadowed(kernel)
-    host = first.vm.host
-    VirtualMachine(kernel, MmuKind.SHADOW, host=host)
-    third = shadowed(kernel, host)
-    used = []
-
-    for _ in range(3):
-        before = [scene.vm.kvm.n_used_mmu_pages for scene in (first, third)]
-        host.shrink_slab(4)
-        after = [scene.vm.kvm.n_used_mmu_pages for scene in (first, third)]
-        used.append(tuple(b - a for b, a in zip(before, after, strict=True)))
-
-    assert used == [(4, 0), (0, 4), (4, 0)]
-
-
-@pytest.mark.spec(PRESSURE)
-def test_memory_pressure_is_no_event_for_the_tdp_mmu(kernel: str) -> None:
-    """Edge: its pages are neither counted nor given."""
-    scene = guest(kernel, MmuKind.TDP)
-    scene.reads(0x6000)
-    pages = structs(scene.vm)
-
-    assert scene.vm.host.shrink_slab(1000) == 0
-    assert structs(scene.vm) == pages

@@ -10,19 +10,17 @@ from conformance.computers import Computer
 from conformance.features import user_page
 from conformance.looking import backing
 from conformance.programs import Program
-from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from conformance.scenes import GIB, MIB, NESTED_FORMATS, PAGE, Scene, guest, nested_guest
 from mmu_model.hardware import CR4_SMAP, EFER_NXE, Kind, Mode
-from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
-from mmu_model.kvm.memory_region import add_memory_region, set_memory_region_flags
-from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
+from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.types import pa, pages_per_hpage
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind, Snapshot, read_recording
 from mmu_model.snapshot.spte import Kind as SpteKind
 
 TASK = "introduction/task/task"
 CORRECT = "introduction/correctness/indistinguishable-but-for-timing"
 SECURE = "introduction/security/no-host-memory-but-its-own"
-DIRTY = "introduction/dirty-tracking/writes-are-reported"
 FOOTPRINT = "introduction/footprint/little-pinned-memory"
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -165,37 +163,25 @@ def test_memory_that_was_taken_away_is_out_of_reach(kernel: str, mmu: MmuKind, p
     assert strays(scene) == []
 
 
-@pytest.mark.spec(DIRTY)
-@pytest.mark.parametrize("paging", ["off", "4-level"])
-@pytest.mark.parametrize("level", [1, 2])
-def test_what_a_guest_writes_is_in_the_next_log(kernel: str, mmu: MmuKind, paging: str, level: int) -> None:
-    """Frames that it wrote since the last reading are in the log, each time anew; frames that it did not use
-    are not. (One that it only read may be: an spte that permits writes counts as one.)
+@pytest.mark.spec(SECURE)
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_a_guest_of_a_guest_cannot_either(kernel: str, mmu: MmuKind, tdp_format: TdpFormat) -> None:
+    """Its hypervisor has the numbers of those frames in the nested tables."""
+    scene = nested_guest(kernel, mmu, mapped={PAGE: 0x5000}, tdp_format=tdp_format)
+    secrets = secret_frames(scene)
+    assert scene.tables is not None
+    for number, hpa in enumerate(secrets, 2):
+        scene.tables.map(number * PAGE, hpa)
+    addresses = [number * PAGE for number in range(2, 2 + len(secrets))]
 
-    Logging begins when the guest has used all of them already.
-    """
-    pages = [GIB + n * PAGE for n in range(4)]
-    scene = guest(
-        kernel,
-        mmu,
-        paging,
-        memory={GIB: 2 * MIB},
-        mapped=dict(zip(pages, pages, strict=True)),
-        host_level=level,
-    )
-    slot = scene.vm.kvm.memslots[0].by_id(1)
-    assert slot is not None
-    for page in pages:
-        scene.cpu.write(page, 1)
-    set_memory_region_flags(scene.vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES)
+    assert scene.reads(PAGE) == 0
+    assert {scene.reads(address) for address in addresses} == {NO_DEVICE}
+    for address in addresses:
+        scene.cpu.write(address, 1)
 
-    for written in ([0, 1], [1], [], [3, 2], [0, 1, 2, 3]):
-        for n in range(4):
-            scene.reads(pages[n])
-        for n in written:
-            scene.cpu.write(pages[n] + 8, 2)
-        log = kvm_vm_ioctl_get_dirty_log(scene.vm.kvm, slot)
-        assert {pages[n] >> 12 for n in written} <= log <= {page >> 12 for page in pages}
+    assert {scene.vm.host.memory.read(hpa) for hpa in secrets} == {SECRET}
+    assert strays(scene) == []
 
 
 @pytest.mark.spec(FOOTPRINT, refutes=True, tier="live")

@@ -1,85 +1,74 @@
-"""Section "Large pages"."""
+"""Section "Large pages": which sizes there are, and what a large spte needs."""
+
+from dataclasses import replace
 
 import pytest
 
-from conformance.looking import Leaf, backing, leaves, roots
+from conformance.large_pages import FAR, SIZES, large_guest, leaf_for, leaves_for, level_for
+from conformance.looking import roots
 from conformance.pictures import Camera
-from conformance.scenes import GIB, MIB, PAGE, USED, Scene, editing_guest, guest
+from conformance.scenes import (
+    GIB,
+    MIB,
+    NESTED_FORMATS,
+    NESTED_TABLES,
+    PAGE,
+    TABLES,
+    USED,
+    Scene,
+    guest,
+    nested_root,
+    page_tables,
+    paging_registers,
+)
+from mmu_model.hardware import Gfn, Mode, Registers
+from mmu_model.kvm.guest_memfd import set_memory_attributes
 from mmu_model.kvm.memory_region import add_memory_region
-from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
+from mmu_model.kvm.memslot import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES
 from mmu_model.kvm.types import Hva
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind
 
 NESTED_PAGING = [MmuKind.TDP, MmuKind.DIRECT]
-SIZES = {1: PAGE, 2: 2 * MIB, 3: GIB}
-FAR = 2 * GIB
-"""Where the guest has memory to map with large pages."""
-
-
-def large_guest(
-    kernel: str,
-    mmu: MmuKind,
-    *,
-    guest_level: int,
-    host_level: int,
-    flags: int = USED,
-    paging: str = "4-level",
-) -> Scene:
-    """A guest that maps FAR with a page of one level, on a host that does with pages of another."""
-    return guest(
-        kernel,
-        mmu,
-        paging,
-        memory={FAR: 2 * GIB - 64 * MIB if paging == "32-bit" else 2 * GIB},
-        host_level=host_level,
-        mapped={FAR: FAR},
-        mapped_level=guest_level,
-        mapped_flags=flags,
-    )
-
-
-def leaf_for(scene: Scene, gpa: int) -> Leaf:
-    """The spte that maps a guest-physical address; there must be exactly one."""
-    snapshot = scene.vm.snapshot()
-    found = [
-        leaf
-        for root in roots(snapshot)
-        for leaf in leaves(snapshot, root, root.role.level)
-        if covers(scene, leaf, gpa)
-    ]
-    assert len(found) == 1
-    return found[0]
-
-
-def covers(scene: Scene, leaf: Leaf, gpa: int) -> bool:
-    """Whether the frames that an spte maps have the one behind a guest-physical address."""
-    pfn = backing(scene.vm, gpa >> 12)
-    assert pfn is not None
-    span: int = 512 ** (leaf.holder.role.level - 1)
-    return leaf.spte.pfn <= pfn < leaf.spte.pfn + span
-
-
-def slot_at(scene: Scene, gpa: int) -> KvmMemorySlot:
-    """The slot that has a guest-physical address."""
-    slot = scene.vm.kvm.memslots[0].find(gpa >> 12)
-    assert slot is not None
-    return slot
+GUEST_PAGES = [
+    *(("4-level", level) for level in (1, 2, 3)),
+    *(("5-level", level) for level in (1, 2, 3)),
+    *(("PAE", level) for level in (1, 2)),
+    *(("32-bit", level) for level in (1, 2)),
+]
+"""Every size of page that each paging mode has, as a level; that of level 2 is 4 MiB with 32-bit paging."""
 
 
 @pytest.mark.spec("large-pages/combinations/all-sizes")
 @pytest.mark.parametrize("host_level", [1, 2, 3])
-@pytest.mark.parametrize("guest_level", [1, 2, 3])
+@pytest.mark.parametrize(("paging", "guest_level"), GUEST_PAGES)
 def test_every_size_of_the_guest_goes_with_every_size_of_the_host(
-    kernel: str, guest_level: int, host_level: int
+    kernel: str, paging: str, guest_level: int, host_level: int
 ) -> None:
     """The guest reads its memory, and the spte is as large as both allow."""
-    scene = large_guest(kernel, MmuKind.SHADOW, guest_level=guest_level, host_level=host_level)
-    scene.vm.memory.write(FAR + SIZES[guest_level] - 8, 77)
+    scene = large_guest(kernel, MmuKind.SHADOW, guest_level=guest_level, host_level=host_level, paging=paging)
+    last = FAR + SIZES[guest_level] - 8
+    scene.vm.memory.write(last, 77)
 
-    assert scene.reads(FAR + SIZES[guest_level] - 8) == 77
+    assert scene.reads(last) == 77
 
-    assert leaf_for(scene, FAR + SIZES[guest_level] - 8).holder.role.level == min(guest_level, host_level)
+    assert level_for(scene, last) == min(guest_level, host_level)
+
+
+@pytest.mark.spec("large-pages/combinations/all-sizes")
+@pytest.mark.parametrize("mmu", NESTED_PAGING)
+@pytest.mark.parametrize("host_level", [1, 2, 3])
+@pytest.mark.parametrize("guest_level", [1, 2, 3])
+def test_so_it_does_under_nested_paging(kernel: str, mmu: MmuKind, guest_level: int, host_level: int) -> None:
+    """The guest's size is in its own tables, the host's in KVM's."""
+    scene = large_guest(kernel, mmu, guest_level=guest_level, host_level=host_level)
+    last = FAR + SIZES[guest_level] - 8
+    scene.vm.memory.write(last, 77)
+
+    assert scene.reads(last) == 77
+
+    assert level_for(scene, last) == host_level
 
 
 @pytest.mark.spec("large-pages/combinations/4k-2m-4m-1g")
@@ -95,19 +84,21 @@ def test_pages_of_each_size_work(kernel: str, paging: str, level: int, size: int
 
     assert scene.reads(FAR + size - 8) == 77
 
-    assert leaf_for(scene, FAR + size - 8).holder.role.level == level
+    assert level_for(scene, FAR + size - 8) == level
 
 
 @pytest.mark.spec("large-pages/combinations/4m-as-two-2m")
-def test_a_page_of_4_mib_is_two_of_2_mib(kernel: str, picture: Camera) -> None:
+@pytest.mark.parametrize("host_level", [2, 3])
+def test_a_page_of_4_mib_is_two_of_2_mib(kernel: str, host_level: int, picture: Camera) -> None:
     """A 32-bit guest's large page has two sptes, made one by one as they are used, under PAE roots."""
-    scene = large_guest(kernel, MmuKind.SHADOW, guest_level=2, host_level=2, paging="32-bit")
+    scene = large_guest(kernel, MmuKind.SHADOW, guest_level=2, host_level=host_level, paging="32-bit")
 
     scene.reads(FAR)
-    first = leaf_for(scene, FAR)
+    first, ahead = leaf_for(scene, FAR), leaves_for(scene, FAR + 2 * MIB)
     scene.reads(FAR + 2 * MIB)
     second = leaf_for(scene, FAR + 2 * MIB)
 
+    assert ahead == []
     assert (first.holder.role.level, second.holder.role.level) == (2, 2)
     assert second.spte.pfn == first.spte.pfn + 512
     assert scene.vm.snapshot().vcpus[0].root_mmu.root.kind == "pae"
@@ -115,28 +106,93 @@ def test_a_page_of_4_mib_is_two_of_2_mib(kernel: str, picture: Camera) -> None:
 
 
 @pytest.mark.spec("large-pages/combinations/4m-as-two-2m")
-def test_other_guests_are_not_run_with_pae_paging(kernel: str) -> None:
-    """Edge: the shadow of a 4-level guest has four levels itself."""
-    scene = large_guest(kernel, MmuKind.SHADOW, guest_level=2, host_level=2)
+@pytest.mark.parametrize(("paging", "levels"), [("4-level", 4), ("5-level", 5)])
+def test_other_guests_are_not_run_with_pae_paging(kernel: str, paging: str, levels: int) -> None:
+    """Edge: the shadow of a guest with four levels has four itself; so with five."""
+    scene = large_guest(kernel, MmuKind.SHADOW, guest_level=2, host_level=2, paging=paging)
     scene.reads(FAR)
 
-    assert [page.role.level for page in roots(scene.vm.snapshot())] == [4]
+    assert [page.role.level for page in roots(scene.vm.snapshot())] == [levels]
+
+
+@pytest.mark.spec("large-pages/combinations/4m-as-two-2m")
+@pytest.mark.parametrize("mmu", NESTED_PAGING)
+def test_under_nested_paging_4_mib_are_not_taken_apart(kernel: str, mmu: MmuKind) -> None:
+    """Edge: both halves are in the one spte that the host's page of 1 GiB has."""
+    scene = large_guest(kernel, mmu, guest_level=2, host_level=3, paging="32-bit")
+    scene.reads(FAR)
+
+    assert leaf_for(scene, FAR) == leaf_for(scene, FAR + 2 * MIB)
 
 
 @pytest.mark.spec("large-pages/constraints/lead-in")
-@pytest.mark.parametrize("reason", ["none", "dirty logging", "out of step"])
+@pytest.mark.parametrize("missing", ["none", "host page", "guest page", "no table in it", "one slot"])
+def test_each_of_the_four_constraints_is_needed(kernel: str, missing: str) -> None:
+    """A large spte if all of them are satisfied, a small one if all but one are."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level")
+    hva = scene.vm.process.mmap(512, 1 if missing == "host page" else 2)
+    add_memory_region(scene.vm.kvm, 7, GIB, MIB if missing == "one slot" else 2 * MIB, hva)
+    scene.map({FAR: GIB}, level=1 if missing == "guest page" else 2, flags=USED)
+    if missing == "no table in it":
+        other = page_tables(scene.vm, Mode.FOUR_LEVEL, GIB + 16 * PAGE, [])
+        other.map(0x5000, 0x6000)
+        scene.cpu.set_registers(paging_registers(Mode.FOUR_LEVEL, other.root))
+        scene.reads(0x5000)
+        scene.cpu.set_registers(paging_registers(Mode.FOUR_LEVEL, TABLES))
+
+    scene.reads(FAR)
+
+    assert level_for(scene, GIB) == (2 if missing == "none" else 1)
+
+
+@pytest.mark.spec("large-pages/constraints/lead-in")
+@pytest.mark.parametrize("reason", ["none", "dirty logging", "out of step", "fetch"])
 def test_there_are_more_reasons_against_a_large_spte(kernel: str, mmu: MmuKind, reason: str) -> None:
-    """Edge: all of the four are satisfied. There is a large spte only if the slot does not log writes, and
-    guest and process agree on where large pages begin."""
+    """Edge: all of the four are satisfied. There is a large spte only if the slot does not log writes, if
+    guest and process agree on where large pages begin, and if it is not for a fetch while large pages must not be
+    executable."""
     scene = guest(kernel, mmu, host_level=2)
     flags = KVM_MEM_LOG_DIRTY_PAGES if reason == "dirty logging" else 0
     hva = scene.vm.process.mmap(2048, 2)
     hva = Hva(hva + PAGE) if reason == "out of step" else hva
     add_memory_region(scene.vm.kvm, 7, GIB, 4 * MIB, hva, flags=flags)
+    scene.vm.kvm.parameters = replace(scene.vm.kvm.parameters, nx_huge_pages=True)
 
+    if reason == "fetch":
+        scene.cpu.fetch(GIB)
+    else:
+        scene.reads(GIB)
+
+    assert level_for(scene, GIB) == (2 if reason == "none" else 1)
+
+
+@pytest.mark.spec("large-pages/constraints/lead-in")
+def test_without_paging_there_is_nothing_larger_than_2_mib(kernel: str, mmu: MmuKind) -> None:
+    """Edge: a guest without paging, on a host with pages of 1 GiB. Shadow paging runs it with PAE page tables,
+    whose largest page that is."""
+    scene = guest(kernel, mmu, memory={GIB: GIB}, host_level=3)
     scene.reads(GIB)
 
-    assert leaf_for(scene, GIB).holder.role.level == (2 if reason == "none" else 1)
+    assert level_for(scene, GIB) == (2 if mmu is MmuKind.SHADOW else 3)
+
+
+@pytest.mark.spec("large-pages/constraints/lead-in")
+@pytest.mark.parametrize("kernel", ["6.12"])
+def test_no_large_spte_has_private_memory_in_it(kernel: str) -> None:
+    """Edge: one frame of 2 MiB has memory that the process cannot map. The others are mapped one by one, until it has
+    not any more and is used."""
+    vm = VirtualMachine(kernel, MmuKind.TDP, private_memory=True)
+    vm.add_memory(0, 4 * MIB, level=2, flags=KVM_MEM_GUEST_MEMFD)
+    scene = Scene(vm, vm.add_cpu())
+
+    seen = []
+    for private in (False, True, False):
+        set_memory_attributes(vm.kvm, Gfn(0x205), 1, private=private)
+        for address in (2 * MIB, 2 * MIB + 5 * PAGE):
+            scene.reads(address)
+        seen.append(level_for(scene, 2 * MIB))
+
+    assert seen == [2, 1, 2]
 
 
 @pytest.mark.spec("large-pages/host-page/large")
@@ -148,7 +204,7 @@ def test_an_spte_is_not_larger_than_the_hosts_page(
     scene = large_guest(kernel, mmu, guest_level=3, host_level=level)
     scene.reads(FAR)
 
-    assert leaf_for(scene, FAR).holder.role.level == level
+    assert level_for(scene, FAR) == level
     picture(f"Host pages of level {level}, {mmu.value}", scene.vm)
 
 
@@ -159,13 +215,41 @@ def test_an_spte_is_not_larger_than_the_guests_page(kernel: str, mmu: MmuKind, l
     scene = large_guest(kernel, mmu, guest_level=level, host_level=3)
     scene.reads(FAR)
 
-    assert leaf_for(scene, FAR).holder.role.level == (level if mmu is MmuKind.SHADOW else 3)
+    assert level_for(scene, FAR) == (level if mmu is MmuKind.SHADOW else 3)
+
+
+@pytest.mark.spec("large-pages/guest-pte/at-least-as-large")
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize("mmu", NESTED_PAGING)
+@pytest.mark.parametrize("tdp_format", NESTED_FORMATS)
+def test_for_a_nested_guest_the_hypervisors_page_is_the_limit(
+    kernel: str, mmu: MmuKind, tdp_format: TdpFormat, level: int
+) -> None:
+    """Edge: nested paging is enabled, and there is an entry of the guest all the same: the one of the tables that it
+    made for a guest of its own."""
+    scene = guest(
+        kernel,
+        mmu,
+        "4-level",
+        memory={FAR: GIB},
+        mapped={TABLES: TABLES},
+        host_level=3,
+        tdp_format=tdp_format,
+    )
+    scene.reads(TABLES)
+    nested = page_tables(scene.vm, Mode.FOUR_LEVEL, NESTED_TABLES, [])
+    nested.map(FAR, FAR, level, USED)
+    scene.cpu.enter_nested(nested_root(nested.root, "4-level", tdp_format), Registers(maxphyaddr=46))
+
+    assert scene.reads(FAR) == 0
+
+    assert level_for(scene, FAR) == level
 
 
 @pytest.mark.spec("large-pages/write-protected/no-overlap", refutes=True)
 @pytest.mark.parametrize("flags", [USED, USED & ~0x2])
 def test_a_page_with_a_protected_table_in_it_is_never_large(kernel: str, flags: int, picture: Camera) -> None:
-    """Whether the spte would be writable makes no difference. The page beside, without tables, is large."""
+    """Whether the spte will be writable makes no difference. The page beside, without tables, is large."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000}, host_level=2)
     scene.map({GIB: 32 * MIB, GIB + 2 * MIB: 36 * MIB}, level=2, flags=flags)
     scene.reads(0x5000)
@@ -173,83 +257,26 @@ def test_a_page_with_a_protected_table_in_it_is_never_large(kernel: str, flags: 
     scene.reads(GIB + MIB)
     scene.reads(GIB + 2 * MIB)
 
-    assert leaf_for(scene, 33 * MIB).holder.role.level == 1
-    assert leaf_for(scene, 36 * MIB).holder.role.level == 2
+    around, beside = leaf_for(scene, 33 * MIB), leaf_for(scene, 36 * MIB)
+    assert around.spte.writable == beside.spte.writable == bool(flags & 0x2)
+    assert (around.holder.role.level, beside.holder.role.level) == (1, 2)
     picture("Small sptes where a protected table is", scene.vm)
 
 
 @pytest.mark.spec("large-pages/one-slot/wholly-contained")
-def test_a_large_spte_lies_within_one_slot(kernel: str, mmu: MmuKind, picture: Camera) -> None:
-    """Two slots side by side, in the guest as in the process; the border is inside a large page of the host."""
-    scene = guest(kernel, mmu, host_level=2)
-    hva = scene.vm.process.mmap(1536, 2)
-    add_memory_region(scene.vm.kvm, 7, GIB, 3 * MIB, hva)
-    add_memory_region(scene.vm.kvm, 8, GIB + 3 * MIB, 3 * MIB, Hva(hva + 3 * MIB))
+@pytest.mark.parametrize("level", [2, 3])
+def test_a_large_spte_lies_within_one_slot(kernel: str, mmu: MmuKind, level: int, picture: Camera) -> None:
+    """Two slots side by side, in the guest as in the process; the border is inside a large page of the host. What is
+    of that size in guest and host is mapped by the next smaller one there."""
+    size, start = SIZES[level], 4 * GIB
+    scene = guest(kernel, mmu, "4-level", host_level=2)
+    scene.map({start + n * size: start + n * size for n in range(3)}, level, USED)
+    hva = scene.vm.process.mmap(3 * size // PAGE, level)
+    add_memory_region(scene.vm.kvm, 7, start, 3 * size // 2, hva)
+    add_memory_region(scene.vm.kvm, 8, start + 3 * size // 2, 3 * size // 2, Hva(hva + 3 * size // 2))
 
-    for address in (GIB, GIB + 2 * MIB, GIB + 4 * MIB):
-        scene.reads(address)
+    for number in range(3):
+        scene.reads(start + number * size)
 
-    levels = {at: leaf_for(scene, GIB + at).holder.role.level for at in (0, 2 * MIB, 4 * MIB)}
-    assert levels == {0: 2, 2 * MIB: 1, 4 * MIB: 2}
-    picture(f"Slots that end within a large page, {mmu.value}", scene.vm)
-
-
-@pytest.mark.spec("large-pages/disallow_lpage/arrays-per-slot-and-size")
-def test_reasons_are_counted_by_slot_and_size(kernel: str) -> None:
-    """A table in one slot counts there, once for 2 MiB and once for 1 GiB, and in no other slot."""
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000}, memory={GIB: GIB})
-    before = [slot.disallow_lpage for slot in scene.vm.snapshot().memslots]
-
-    scene.reads(0x5000)
-
-    first, second = (slot.disallow_lpage for slot in scene.vm.snapshot().memslots)
-    tables = len(scene.frames)
-    assert second == before[1] == ()
-    assert set(first) - set(before[0]) == {(2, 16, tables), (3, 0, tables + 1)}
-
-
-@pytest.mark.spec("large-pages/disallow_lpage/write-protection-increments")
-def test_a_shadowed_table_is_a_reason(kernel: str) -> None:
-    """As long as it is shadowed; and while it is, the page around it is mapped in parts."""
-    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000}, host_level=2, memory={GIB: MIB})
-    slot = slot_at(scene, 32 * MIB)
-    assert slot.largepage_disallowed(32 * MIB >> 12, 2) == 0
-
-    scene.reads(0x5000)
-
-    assert slot.largepage_disallowed(32 * MIB >> 12, 2) == len(scene.frames)
-    scene.vm.remove_memory(slot_at(scene, GIB))
-    assert slot.largepage_disallowed(32 * MIB >> 12, 2) == 0
-
-
-@pytest.mark.spec("large-pages/disallow_lpage/write-protection-increments")
-def test_a_table_that_may_be_written_is_a_reason_too(kernel: str) -> None:
-    """Edge: a page that has become unsync is protected no more, and counts as before. Logging never counts."""
-    scene = editing_guest(kernel, {0x5000: 0x6000})
-    scene.reads(0x5000)
-    slot = slot_at(scene, 32 * MIB)
-    assert scene.tables is not None
-    table = scene.tables.entry_address(0x5000, 1) >> 12
-    scene.reads(scene.window)
-    before = slot.largepage_disallowed(table, 2)
-
-    scene.edit(0x9000, 0)
-
-    assert slot.largepage_disallowed(table, 2) == before > 0
-    logged = scene.vm.add_memory(GIB, 4 * MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
-    assert logged.disallow_lpage[0] == {}
-
-
-@pytest.mark.spec("large-pages/disallow_lpage/unaligned-ends-inflated")
-@pytest.mark.parametrize(
-    ("start", "end", "inflated"),
-    [(0, 4, []), (0, 3, [1]), (1, 4, [0]), (1, 3, [0, 1]), (1, 5, [0, 2])],
-)
-def test_both_ends_of_an_unaligned_slot_are_excluded(start: int, end: int, inflated: list[int]) -> None:
-    """In MiB: where the first or the last large page is not all there, it has one reason more than others."""
-    vm = VirtualMachine()
-    hva = vm.process.mmap(4096, 2)
-
-    slot = add_memory_region(vm.kvm, 0, GIB + start * MIB, (end - start) * MIB, Hva(hva + start * MIB))
-
-    assert {index for index, count in slot.disallow_lpage[0].items() if count} == set(inflated)
+    assert [level_for(scene, start + n * size) for n in range(3)] == [level, level - 1, level]
+    picture(f"Slots that end within a large page of level {level}, {mmu.value}", scene.vm)

@@ -4,11 +4,14 @@ import pytest
 
 from conformance.looking import Leaf, backing, reached
 from conformance.scenes import GIB, MIB, PAGE, guest
-from mmu_model.hardware import Pfn
+from mmu_model.hardware import Gfn, Pfn
 from mmu_model.kvm.errors import KvmError
+from mmu_model.kvm.guest_memfd import set_memory_attributes
 from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.memslot import KVM_MEM_GUEST_MEMFD
 from mmu_model.kvm.types import Hva
 from mmu_model.kvm.vm import TdpFormat
+from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind, Snapshot
 
 IN_PROCESS = "memory/guest-memory/in-the-process"
@@ -51,6 +54,40 @@ def test_there_is_no_memory_but_that_of_the_process(kernel: str, mmu: MmuKind) -
         scene.reads(GIB)
 
 
+@pytest.mark.spec(IN_PROCESS)
+@pytest.mark.parametrize("kernel", ["6.12"])
+def test_private_memory_is_nowhere_in_the_process(kernel: str) -> None:
+    """Edge: a guest frame is made private. What the guest finds and writes there is in no memory of the process; when
+    the frame is shared again, the process's memory is as it was. The frame beside it is shared all the time."""
+    vm = VirtualMachine(kernel, MmuKind.TDP, private_memory=True)
+    slot = vm.add_memory(0, 4 * MIB, level=2, flags=KVM_MEM_GUEST_MEMFD)
+    cpu = vm.add_cpu()
+    for address in (0x5000, 0x6000):
+        cpu.write(address, 7)
+
+    set_memory_attributes(vm.kvm, Gfn(5), 1, private=True)
+    found = cpu.read(0x5000)
+    cpu.write(0x5000, 9)
+    mapped = {leaf.offset: leaf.spte.pfn for leaf in reached(vm.snapshot())}
+    of_process = [vm.process.mapping(slot.hva(gfn)) for gfn in range(slot.npages)]
+    seen = [cpu.read(0x5000), cpu.read(0x6000), vm.memory.read(0x5000)]
+    set_memory_attributes(vm.kvm, Gfn(5), 1, private=False)
+
+    assert (found, seen) == (0, [9, 7, 7])
+    assert mapped[5] not in {mapping.pfn for mapping in of_process if mapping is not None}
+    assert cpu.read(0x5000) == 7
+
+
+@pytest.mark.spec(IN_PROCESS)
+@pytest.mark.parametrize("kernel", ["6.1"])
+def test_there_is_no_private_memory_before_6_8(kernel: str) -> None:
+    """All of a guest's memory is the process's: 6.1 has no VM that could have other memory, and no flag for it."""
+    with pytest.raises(KvmError, match="no private memory"):
+        VirtualMachine(kernel, MmuKind.TDP, private_memory=True)
+    with pytest.raises(KvmError, match="do not exist"):
+        VirtualMachine(kernel, MmuKind.TDP).add_memory(0, MIB, flags=KVM_MEM_GUEST_MEMFD)
+
+
 @pytest.mark.spec(ALIASES)
 def test_the_process_says_where_a_guest_frame_is(kernel: str, mmu: MmuKind) -> None:
     """Two pieces of its memory, given to the guest the other way round, are the other way round for it."""
@@ -88,6 +125,25 @@ def test_one_guest_frame_is_never_two_of_the_process(kernel: str, mmu: MmuKind, 
 
     with pytest.raises(KvmError, match="overlaps slot 0"):
         add_memory_region(scene.vm.kvm, 1, gpa, pages * PAGE, elsewhere)
+
+
+@pytest.mark.spec(ALIASES)
+def test_in_smm_a_guest_frame_may_be_another_one(kernel: str, mmu: MmuKind) -> None:
+    """Edge: SMM has memslots of its own. The same guest frame is at one address of the process outside, and at another
+    in SMM."""
+    scene = guest(kernel, mmu)
+    inside = scene.vm.add_memory(0, MIB, as_id=1)
+    (outside,) = scene.vm.kvm.memslots[0]
+    for number, slot in enumerate((outside, inside), 1):
+        scene.vm.host.memory.write(scene.vm.process.hpa(slot.hva(5)) or 0, number)
+
+    seen = [scene.reads(0x5000)]
+    scene.cpu.enter_smm()
+    seen.append(scene.reads(0x5000))
+    scene.cpu.rsm()
+    seen.append(scene.reads(0x5000))
+
+    assert seen == [1, 2, 1]
 
 
 @pytest.mark.spec(PAGED)
@@ -169,6 +225,19 @@ def test_what_comes_back_is_what_the_kind_of_memory_says(kernel: str, mmu: MmuKi
         process.madvise_dontneed(hva, 1)
 
     assert [scene.reads(gpa) for gpa in kinds] == [0, 7]
+
+
+@pytest.mark.spec(ANY_KIND)
+def test_memory_whose_references_nobody_counts_is_refused(kernel: str, mmu: MmuKind) -> None:
+    """Edge: pages of memory that a driver mapped into the process, and that have no reference counts of their own. The
+    process can use them, and the guest cannot run on."""
+    scene = guest(kernel, mmu)
+    hva = scene.vm.process.mmap_driver(1)
+    add_memory_region(scene.vm.kvm, 1, GIB, PAGE, hva)
+    assert scene.vm.process.fault_in(hva, write=True) is not None
+
+    with pytest.raises(LookupError, match="EFAULT"):
+        scene.reads(GIB)
 
 
 @pytest.mark.spec(ANY_KIND)

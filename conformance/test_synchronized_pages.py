@@ -3,30 +3,90 @@
 import pytest
 
 from conformance.between import before
-from conformance.looking import structs
+from conformance.looking import backing, reached, structs
 from conformance.pictures import Camera
-from conformance.remapping import HERE, NEW, OTHER, page_at, remappable
-from conformance.scenes import MIB, PAGE, USED, page_tables
-from mmu_model.hardware import Mode
+from conformance.remapping import HERE, NEW, OLD, OTHER, page_at, remappable
+from conformance.scenes import MIB, PAGE, USED, page_tables, paging_registers
+from mmu_model.hardware import CR4_PGE, LogicalProcessor, Mode, PhysicalMemory
+from mmu_model.hardware.tables import PageTables, frames_from
 
 FRAME = (1 << 52) - PAGE
 
 
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/guest-events/flush-and-invlpg")
+@pytest.mark.parametrize("flush", ["none", "invlpg", "mov cr3", "cr4.pge"])
+def test_a_processor_sees_the_change_after_a_flush(flush: str) -> None:
+    """The same without KVM: the processor's TLB has the old entry until then."""
+    memory = PhysicalMemory(40)
+    tables = PageTables(memory, Mode.FOUR_LEVEL, frames_from(0x10_0000))
+    entry = tables.map(0x5000, HERE)
+    memory.write(HERE, OLD)
+    memory.write(OTHER, NEW)
+    registers = paging_registers(Mode.FOUR_LEVEL, tables.root, 40)
+    running = LogicalProcessor(memory, registers)
+    assert running.read(0x5000) == OLD
+    memory.write(entry, OTHER | USED)
+
+    {
+        "none": lambda: None,
+        "invlpg": lambda: running.invlpg(0x5000),
+        "mov cr3": lambda: running.mov_cr3(registers.cr3),
+        "cr4.pge": lambda: running.mov_cr4(registers.cr4 ^ CR4_PGE),
+    }[flush]()
+
+    assert running.read(0x5000) == (OLD if flush == "none" else NEW)
+
+
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/synchronizes-all-reachable")
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/side-effect/resynchronized-on-flush")
-def test_a_flush_synchronizes_all_that_cr3_reaches(kernel: str, picture: Camera) -> None:
-    """Three tables have been changed, far apart. After MOV to CR3 no page is unsync, and every spte is right."""
+@pytest.mark.parametrize("flush", ["mov cr3", "cr4.pge"])
+@pytest.mark.parametrize("paging", ["PAE", "4-level", "5-level"])
+def test_a_flush_synchronizes_all_that_cr3_reaches(
+    kernel: str, paging: str, flush: str, picture: Camera
+) -> None:
+    """Three tables have been changed, far apart; with PAE below two of the four roots. After MOV to CR3, or a change of
+    CR4.PGE, no page is unsync, and no spte has what the guest's tables have not."""
     addresses = (0x5000, 2 * MIB, 1 << 30)
-    scene = remappable(kernel, *addresses)
+    scene = remappable(kernel, *addresses, paging=paging)
     for address in addresses:
         scene.edit(address, OTHER | USED)
     assert sum(sp.unsync for sp in structs(scene.vm)) == 3
+    registers = scene.cpu.vcpu.registers
 
-    scene.cpu.mov_cr3(scene.cpu.vcpu.registers.cr3)
+    if flush == "mov cr3":
+        scene.cpu.mov_cr3(registers.cr3)
+    else:
+        scene.cpu.mov_cr4(registers.cr4 ^ CR4_PGE)
+    scene.reads(scene.window)
 
-    assert [scene.reads(address) for address in addresses] == [NEW] * 3
     assert not any(sp.unsync for sp in structs(scene.vm))
+    old = backing(scene.vm, HERE >> 12)
+    assert [leaf.offset << 12 for leaf in reached(scene.vm.snapshot()) if leaf.spte.pfn == old] == []
+    assert [scene.reads(address) for address in addresses] == [NEW] * 3
     picture("After a flush", scene.vm)
+
+
+@pytest.mark.spec("synchronized-and-unsynchronized-pages/side-effect/resynchronized-on-flush")
+def test_what_cr3_does_not_reach_waits_until_it_does(kernel: str) -> None:
+    """Edge: a table of another address space was changed. A flush in this one leaves its page unsync; when CR3 leads
+    there, it is synchronized."""
+    scene = remappable(kernel, 0x5000)
+    first = scene.cpu.vcpu.registers.cr3
+    second = page_tables(scene.vm, Mode.FOUR_LEVEL, 40 * MIB, [])
+    for number in range(32):
+        second.map(scene.window + number * PAGE, 32 * MIB + number * PAGE, flags=USED)
+    table = page_at(scene, 0x5000)
+    scene.cpu.mov_cr3(second.root)
+    scene.edit(0x5000, OTHER | USED)
+
+    seen = []
+    for root in (second.root, first):
+        scene.cpu.mov_cr3(root)
+        scene.reads(scene.window)
+        seen.append(table.unsync)
+
+    assert seen == [True, False]
+    assert scene.reads(0x5000) == NEW
 
 
 @pytest.mark.spec("synchronized-and-unsynchronized-pages/tlb-flush/tables-are-write-protected", refutes=True)

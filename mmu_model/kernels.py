@@ -57,6 +57,8 @@ class Kernel:
         shadowed table, and once; or after any fault but MMIO, as often as emulation fails.
     ept_suppresses_ve :
         Whether sptes of EPT have bit 63 set, which keeps violations from becoming virtualization exceptions.
+    has_guest_memfd :
+        Whether a guest may have memory that its process cannot map.
     reflected_stage_is_the_last :
         What a hypervisor is told an access of its guest was for (bits 8:7 of the qualification) if the exit
         was not an EPT violation or KVM came upon it by itself: what the last violation was for, or, in turn,
@@ -122,6 +124,10 @@ class Kernel:
         v6_1="mmu/spte.c: kvm_mmu_set_ept_masks knows no VMX_EPT_SUPPRESS_VE_BIT",
         v6_12="mmu/spte.c: kvm_mmu_set_ept_masks has VMX_EPT_SUPPRESS_VE_BIT in shadow_present_mask",
     )
+    has_guest_memfd: bool = _switch(
+        v6_1="virt/kvm/kvm_main.c: check_memory_region_flags knows no KVM_MEM_GUEST_MEMFD",
+        v6_12="virt/kvm/guest_memfd.c: kvm_gmem_get_pfn",
+    )
     reflected_stage_is_the_last: bool = _switch(
         v6_1="mmu/paging_tmpl.h: walk_addr_generic keeps bits of vcpu->arch.exit_qualification",
         v6_12="vmx/nested.c: nested_ept_inject_page_fault tests from_hardware",
@@ -148,6 +154,7 @@ KERNELS: Final = {
             bad_root_is_dummy=False,
             retries_what_was_unprotected=False,
             ept_suppresses_ve=False,
+            has_guest_memfd=False,
             reflected_stage_is_the_last=True,
         ),
         Kernel(
@@ -167,6 +174,7 @@ KERNELS: Final = {
             bad_root_is_dummy=True,
             retries_what_was_unprotected=True,
             ept_suppresses_ve=True,
+            has_guest_memfd=True,
             reflected_stage_is_the_last=False,
         ),
     )

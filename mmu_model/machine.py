@@ -44,6 +44,8 @@ class VirtualMachine:
         What nested paging the host's processor has; with :attr:`MmuKind.SHADOW` it is not used.
     pml :
         Whether the processor logs writes, for which it needs EPT with dirty flags.
+    private_memory :
+        Whether the VM may have memory that the process cannot map.
     x86_64 :
         Whether the host's kernel is a 64-bit one. Another has no TDP MMU; its nested paging is PAE or EPT.
     host :
@@ -61,6 +63,7 @@ class VirtualMachine:
         nx_huge_pages: bool = False,
         tdp_format: TdpFormat = TdpFormat.NPT,
         pml: bool = False,
+        private_memory: bool = False,
         x86_64: bool = True,
         host: Host | None = None,
     ) -> None:
@@ -71,6 +74,8 @@ class VirtualMachine:
                 raise KvmError("a 32-bit host has no TDP MMU: take the direct pages of the shadow MMU")
             max_tdp_level = PT32E_ROOT_LEVEL if tdp_format is TdpFormat.NPT else PT64_ROOT_4LEVEL
         release = kernel_named(kernel) if x86_64 else on_32_bit(kernel_named(kernel))
+        if private_memory and not release.has_guest_memfd:
+            raise KvmError(f"KVM of {kernel} has no private memory")
         self.process = Process(self.host)
         parameters = Parameters(
             tdp_enabled=mmu is not MmuKind.SHADOW,
@@ -80,6 +85,7 @@ class VirtualMachine:
             tdp_root_level=max_tdp_level if tdp_format is TdpFormat.NPT else 0,
             nx_huge_pages=nx_huge_pages,
             pml=pml,
+            private_memory=private_memory,
         )
         self.kvm = Kvm(
             host=self.host,

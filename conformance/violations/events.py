@@ -72,6 +72,21 @@ def writes_to_protected_memory_are_lost(model: BrokenModel) -> None:
     _faults_are_no_events(model, protected=True)
 
 
+@violates(ACCESS)
+def the_guests_own_faults_are_events(model: BrokenModel) -> None:
+    """Page faults make an exit under nested paging as well, and KVM hands them on."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any) -> Any:
+            right = original(vcpu, fault)
+            vcpu.stat["pf_taken"] += right is None and isinstance(fault, PageFault)
+            return right
+
+        return wrong
+
+    model.wrap("exits.exit_of", change)
+
+
 @violates(INVALIDATIONS)
 def invlpg_is_no_event(model: BrokenModel) -> None:
     """The processor forgets the translation, and finds it again where KVM has it."""
@@ -94,7 +109,7 @@ def only_the_root_that_is_loaded_counts(model: BrokenModel) -> None:
     model.replace("shadow.invlpg.kvm_mmu_invlpg", wrong)
 
 
-@violates(INVALIDATIONS)
+@violates(INVALIDATIONS, "synchronized-and-unsynchronized-pages/reachable-table/synchronized-on-invlpg")
 def every_address_is_meant(model: BrokenModel) -> None:
     """A flush of one address is one of all."""
 
@@ -122,6 +137,21 @@ def a_write_to_cr0_is_no_event(model: BrokenModel) -> None:
 def a_write_to_cr3_is_no_event(model: BrokenModel) -> None:
     """The roots remain those for the old CR3."""
     model.replace("kvm.roots.kvm_mmu_new_pgd", lambda vcpu, new_pgd: None)
+
+
+@violates(REGISTERS)
+def a_write_to_cr3_is_an_event_under_nested_paging(model: BrokenModel) -> None:
+    """The roots are given up."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, value: int) -> None:
+            original(vcpu, value)
+            if vcpu.kvm.parameters.tdp_enabled:
+                kvm_mmu_unload(vcpu)
+
+        return wrong
+
+    model.wrap("kvm.registers.kvm_set_cr3", change)
 
 
 @violates(REGISTERS)

@@ -110,7 +110,7 @@ def shadow_pages_know_efer_nx(model: BrokenModel) -> None:
     model.wrap("kvm.cpu_role.shadow_root_role", change)
 
 
-@violates(CORRECT)
+@violates(CORRECT, "emulating-cr0.wp/smap/smap-on-is-no-case")
 def pages_of_users_stay_theirs_under_smap(model: BrokenModel) -> None:
     """A page that the kernel may write to with CR0.WP = 0 still is one of users, if CR4.SMAP is on."""
 
@@ -155,6 +155,32 @@ def the_log_stays_empty(model: BrokenModel) -> None:
     model.replace("kvm.guest_memory.mark_page_dirty", lambda slot, gfn: None)
 
 
+@violates(DIRTY)
+def the_processors_log_is_not_read(model: BrokenModel) -> None:
+    """What it has written down is forgotten at the exit."""
+    model.replace("kvm.vmx.vmx_flush_pml_buffer", lambda vcpu: vcpu.pml and vcpu.pml.take())
+
+
+@violates(DIRTY)
+def shadow_pages_are_not_protected_again(model: BrokenModel) -> None:
+    """The TDP MMU's are; what maps for a guest of the guest is not."""
+    model.replace("shadow.slot.kvm_mmu_write_protect_gfns", lambda kvm, slot, gfns: None)
+
+
+@violates(DIRTY)
+def what_kvm_writes_is_not_the_guests(model: BrokenModel) -> None:
+    """It emulates, and sets flags in the guest's tables, unseen."""
+
+    def change(original: Any) -> Any:
+        def wrong(memory: Any, *arguments: Any) -> None:
+            memory._logs_dirty = False
+            original(memory, *arguments)
+
+        return wrong
+
+    model.wrap("kvm.guest_memory.GuestMemory.write", change)
+
+
 @violates(CONTROLS)
 def sptes_outlive_their_frames(model: BrokenModel) -> None:
     """KVM is told that the host takes memory away, and leaves its sptes."""
@@ -176,7 +202,7 @@ def what_is_shared_is_mapped_writable(model: BrokenModel) -> None:
     model.wrap("kvm.process.Process.fault_in", change)
 
 
-@violates(CONTROLS)
+@violates(CONTROLS, "memory/backing/paged-at-any-time")
 def kvm_keeps_the_frames_it_has_seen(model: BrokenModel) -> None:
     """What the host had at an address first is taken to be there for good."""
     seen: dict[tuple[Any, int], Any] = {}

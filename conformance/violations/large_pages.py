@@ -1,11 +1,16 @@
 """Wrong models: large pages."""
 
+from dataclasses import replace
 from typing import Any
 
 from conformance.broken import BrokenModel
 from mmu_model.hardware import Gfn
-from mmu_model.kvm.task import Steps
+from mmu_model.kvm.role import ACC_WRITE_MASK
 from mmuspec.violations import violates
+
+SLOTS = "large-pages/one-slot/wholly-contained"
+CONSTRAINTS = "large-pages/constraints/lead-in"
+ALL_SIZES = "large-pages/combinations/all-sizes"
 
 
 def _host_level(model: BrokenModel, change: Any) -> None:
@@ -17,7 +22,7 @@ def _host_level(model: BrokenModel, change: Any) -> None:
     model.wrap("kvm.hugepage.host_pfn_mapping_level", wrap)
 
 
-@violates("large-pages/combinations/all-sizes", "large-pages/combinations/4k-2m-4m-1g")
+@violates(ALL_SIZES, "large-pages/combinations/4k-2m-4m-1g")
 def sptes_of_1_gib_are_not_made(model: BrokenModel) -> None:
     """2 MiB is the largest."""
     _host_level(model, lambda level, gfn: min(level, 2))
@@ -51,6 +56,28 @@ def the_second_half_of_4_mib_is_mapped_in_parts(model: BrokenModel) -> None:
     _host_level(model, lambda level, gfn: 1 if gfn & 512 else level)
 
 
+@violates("large-pages/combinations/4m-as-two-2m")
+def both_halves_of_4_mib_are_made_at_once(model: BrokenModel) -> None:
+    """A fault on one half maps the other one, too."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, address: int, *how: Any) -> Any:
+            result = original(vcpu, address, *how)
+            if vcpu.mmu.cpu_role.base.has_4_byte_gpte:
+                original(vcpu, address ^ 1 << 21, *how)
+            return result
+
+        return wrong
+
+    model.wrap("kvm.page_fault._do_page_fault", wrap)
+
+
+@violates("large-pages/combinations/4m-as-two-2m")
+def pages_of_4_mib_are_taken_apart_under_nested_paging(model: BrokenModel) -> None:
+    """No spte is larger than 2 MiB, so that there are two for it in every MMU."""
+    _host_level(model, lambda level, gfn: min(level, 2))
+
+
 def _dirty_logging_does_not_count(model: BrokenModel) -> None:
     def wrap(original: Any) -> Any:
         def wrong(kvm: Any, fault: Any) -> None:
@@ -67,13 +94,63 @@ def _dirty_logging_does_not_count(model: BrokenModel) -> None:
     model.wrap("kvm.hugepage.kvm_mmu_hugepage_adjust", wrap)
 
 
-@violates("large-pages/constraints/lead-in")
+@violates(CONSTRAINTS)
 def dirty_logging_is_no_reason(model: BrokenModel) -> None:
     """As the document has it, which does not name it."""
     _dirty_logging_does_not_count(model)
 
 
-@violates("large-pages/host-page/large")
+@violates(CONSTRAINTS)
+def being_out_of_step_is_no_reason(model: BrokenModel) -> None:
+    """As the document has it: only the ends of a slot count."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(slot: Any, level: int) -> None:
+            kept = slot.userspace_addr
+            slot.userspace_addr = slot.base_gfn << 12
+            original(slot, level)
+            slot.userspace_addr = kept
+
+        return wrong
+
+    model.wrap("kvm.memslot.KvmMemorySlot.exclude_ragged_ends", wrap)
+
+
+@violates(CONSTRAINTS)
+def mixed_memory_is_no_reason(model: BrokenModel) -> None:
+    """As the document has it, which does not know of private memory."""
+    model.replace("kvm.guest_memfd._note_mixed", lambda kvm, slot, start, end: None)
+
+
+@violates(CONSTRAINTS)
+def fetches_get_large_sptes(model: BrokenModel) -> None:
+    """As the document has it, which does not name the mitigation."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any, fault: Any) -> None:
+            fault.nx_huge_page_workaround_enabled = False
+            original(kvm, fault)
+
+        return wrong
+
+    model.wrap("kvm.hugepage.kvm_mmu_hugepage_adjust", wrap)
+    model.wrap(
+        "kvm.make_spte.make_spte",
+        lambda original: lambda kvm, *more, **named: _executable(original, kvm, *more, **named),
+    )
+
+
+def _executable(make_spte: Any, kvm: Any, *more: Any, **named: Any) -> Any:
+    """An spte that may be executed, whatever its size."""
+    kept = kvm.parameters
+    kvm.parameters = replace(kept, nx_huge_pages=False)
+    try:
+        return (yield from make_spte(kvm, *more, **named))
+    finally:
+        kvm.parameters = kept
+
+
+@violates("large-pages/host-page/large", ALL_SIZES, CONSTRAINTS)
 def the_hosts_pages_are_taken_to_be_large(model: BrokenModel) -> None:
     """How the host maps the memory is not asked."""
     _host_level(model, lambda level, gfn: 3)
@@ -109,91 +186,45 @@ def a_page_of_1_gib_is_mapped_as_2_mib(model: BrokenModel) -> None:
     model.wrap("kvm.hugepage.kvm_mmu_hugepage_adjust", wrap)
 
 
+@violates("large-pages/guest-pte/at-least-as-large", ALL_SIZES, CONSTRAINTS)
+def sptes_may_be_a_level_above_the_guests_page(model: BrokenModel) -> None:
+    """Around a page of 4 KiB the next 2 MiB are mapped, around one of 2 MiB the next GiB."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(memory: Any, paging: Any, how: Any, address: int) -> Any:
+            walker = original(memory, paging, how, address)
+            walker.level = min(walker.level + 1, max(walker.max_level - 1, 2))
+            return walker
+
+        return wrong
+
+    model.wrap("kvm.guest_walk.walk_addr", wrap)
+
+
 @violates("large-pages/write-protected/no-overlap")
 def read_only_large_sptes_may_overlap_tables(model: BrokenModel) -> None:
     """As the document has it: the constraint is for writable sptes."""
 
+    granted: list[bool] = []
+
     def wrap(original: Any) -> Any:
         def wrong(slot: Any, gfn: int, level: int) -> int:
-            return 0 if _reading and not _reading[-1].write else int(original(slot, gfn, level))
+            return 0 if granted and not granted[-1] else int(original(slot, gfn, level))
 
         return wrong
 
-    _reading: list[Any] = []
-
     def remember(original: Any) -> Any:
-        def wrong(kvm: Any, fault: Any) -> None:
-            _reading.append(fault)
-            original(kvm, fault)
+        def wrong(vcpu: Any, fault: Any, memory: Any, gw: Any) -> Any:
+            granted.append(bool(gw.pte_access & ACC_WRITE_MASK))
+            return original(vcpu, fault, memory, gw)
 
         return wrong
 
     model.wrap("kvm.memslot.KvmMemorySlot.largepage_disallowed", wrap)
-    model.wrap("kvm.hugepage.kvm_mmu_hugepage_adjust", remember)
+    model.wrap("shadow.fetch.fetch", remember)
 
 
-@violates("large-pages/one-slot/wholly-contained")
+@violates(SLOTS, CONSTRAINTS)
 def ragged_ends_do_not_count(model: BrokenModel) -> None:
     """A slot starts without any reason against large pages."""
     model.replace("kvm.memslot.KvmMemorySlot.exclude_ragged_ends", lambda slot, level: None)
-
-
-@violates("large-pages/disallow_lpage/unaligned-ends-inflated")
-def only_the_last_page_of_a_slot_is_excluded(model: BrokenModel) -> None:
-    """As the document has it: the end of a slot, and not its beginning."""
-    _one_end(model, 0)
-
-
-@violates("large-pages/disallow_lpage/unaligned-ends-inflated")
-def only_the_first_page_of_a_slot_is_excluded(model: BrokenModel) -> None:
-    """The beginning of a slot, and not its end."""
-    _one_end(model, 1)
-
-
-def _one_end(model: BrokenModel, end: int) -> None:
-    def wrap(original: Any) -> Any:
-        def wrong(slot: Any, level: int) -> None:
-            original(slot, level)
-            counts = slot.disallow_lpage[level - 2]
-            if counts:
-                counts[(min if end == 0 else max)(counts)] = 0
-
-        return wrong
-
-    model.wrap("kvm.memslot.KvmMemorySlot.exclude_ragged_ends", wrap)
-
-
-@violates("large-pages/disallow_lpage/arrays-per-slot-and-size")
-def reasons_are_counted_for_2_mib_only(model: BrokenModel) -> None:
-    """A table does not keep the gigabyte around it from being one page."""
-
-    def wrap(original: Any) -> Any:
-        def wrong(slot: Any, gfn: int, count: int) -> None:
-            kept = dict(slot.disallow_lpage[1])
-            original(slot, gfn, count)
-            slot.disallow_lpage[1].clear()
-            slot.disallow_lpage[1].update(kept)
-
-        return wrong
-
-    model.wrap("kvm.memslot.KvmMemorySlot.count_disallow_lpage", wrap)
-
-
-@violates("large-pages/disallow_lpage/write-protection-increments")
-def tables_are_no_reason(model: BrokenModel) -> None:
-    """Shadowing a table does not count."""
-    model.replace("kvm.memslot.KvmMemorySlot.count_disallow_lpage", lambda slot, gfn, count: None)
-
-
-@violates("large-pages/disallow_lpage/write-protection-increments")
-def unsync_tables_do_not_count(model: BrokenModel) -> None:
-    """As the document has it: what is not write-protected is no reason."""
-
-    def wrap(original: Any) -> Any:
-        def wrong(kvm: Any, sp: Any) -> Steps[None]:
-            yield from original(kvm, sp)
-            kvm.slots_for_role(sp.role).find(sp.gfn).count_disallow_lpage(sp.gfn, -1)
-
-        return wrong
-
-    model.wrap("shadow.unsync.unsync_page", wrap)

@@ -47,6 +47,23 @@ def kvm_fills_gaps_of_the_process(model: BrokenModel) -> None:
     model.wrap("kvm.faultin.kvm_faultin_pfn", change)
 
 
+@violates(IN_PROCESS)
+def private_memory_is_the_processs(model: BrokenModel) -> None:
+    """As the document has it: whatever a frame's attribute, it is part of the process."""
+
+    def change(original: Any) -> Any:
+        def wrong(vcpu: Any, fault: Any, access: int) -> Any:
+            kept, vcpu.kvm.private_gfns = vcpu.kvm.private_gfns, set()
+            try:
+                return (yield from original(vcpu, fault, access))
+            finally:
+                vcpu.kvm.private_gfns = kept
+
+        return wrong
+
+    model.wrap("kvm.faultin.faultin_pfn", change)
+
+
 @violates(ALIASES)
 def kvm_chooses_where_a_frame_is(model: BrokenModel) -> None:
     """The pages of a slot are not in the order in which the process has them."""
@@ -77,6 +94,13 @@ def memslots_may_overlap(model: BrokenModel) -> None:
     model.replace("kvm.memory_region.check_region", lambda *arguments: None)
 
 
+@violates(ALIASES)
+def smm_has_the_usual_memory(model: BrokenModel) -> None:
+    """Its memslots are those of the rest."""
+    model.replace("kvm.vcpu.KvmVcpu.memslots", property(lambda vcpu: vcpu.kvm.memslots[0]))
+    model.replace("kvm.vm.Kvm.slots_for_role", lambda kvm, role: kvm.memslots[0])
+
+
 @violates("memory/backing/paged-at-any-time", "events/translation-changes/by-gpa-to-hva-or-hva-to-hpa")
 def frames_stay_with_the_guest(model: BrokenModel) -> None:
     """KVM does not hear of it when the host takes a frame."""
@@ -103,6 +127,12 @@ def the_memory_of_devices_is_not_mapped(model: BrokenModel) -> None:
         return wrong
 
     model.wrap("kvm.faultin.faultin_pfn", change)
+
+
+@violates(ANY_KIND)
+def no_reference_is_needed(model: BrokenModel) -> None:
+    """As the document has it: whatever the process has mapped the guest can have."""
+    model.replace("kvm.host.Host.try_get_pfn", lambda host, pfn: True)
 
 
 @violates(ANY_KIND)

@@ -1,6 +1,5 @@
 """Wrong models: fast invalidation of MMIO sptes."""
 
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,15 @@ from mmuspec.violations import violates
 
 SECTION = "fast-invalidation-of-mmio-sptes"
 FLAG = 1 << 63
+
+
+def stored(model: BrokenModel, change: Any) -> None:
+    """Change the generation that an MMIO spte is made with."""
+
+    def wrap(original: Any) -> Any:
+        return lambda masks, generation, gfn, access: original(masks, change(generation), gfn, access)
+
+    model.wrap("kvm.spte.make_mmio_spte", wrap)
 
 
 @violates(
@@ -25,6 +33,32 @@ def sptes_remember_nothing(model: BrokenModel) -> None:
     model.wrap("kvm.spte.paging_masks", wrap)
 
 
+@violates(f"{SECTION}/stale-information/cached-in-leaf-sptes")
+def sptes_of_ept_remember_nothing(model: BrokenModel) -> None:
+    """There are no misconfigured ones."""
+
+    def wrap(original: Any) -> Any:
+        return lambda **named: replace(original(**named), mmio_value=0, mmio_mask=0)
+
+    model.wrap("kvm.spte.ept_masks", wrap)
+
+
+@violates(f"{SECTION}/stale-information/cached-in-leaf-sptes")
+def there_always_is_a_reserved_bit(model: BrokenModel) -> None:
+    """Bit 51 is taken for one where it is part of an address."""
+    model.wrap("kvm.spte.paging_masks", lambda original: lambda maxphyaddr: original(min(maxphyaddr, 51)))
+
+
+@violates(f"{SECTION}/stale-information/cached-in-leaf-sptes")
+def mmio_sptes_have_all_access(model: BrokenModel) -> None:
+    """Whatever the guest's entry grants."""
+
+    def wrap(original: Any) -> Any:
+        return lambda masks, generation, gfn, access: original(masks, generation, gfn, 7)
+
+    model.wrap("kvm.spte.make_mmio_spte", wrap)
+
+
 @violates(
     f"{SECTION}/stale-information/stale-after-memslot-change",
     f"{SECTION}/check/on-every-find",
@@ -34,6 +68,53 @@ def sptes_remember_nothing(model: BrokenModel) -> None:
 def any_mmio_spte_is_believed(model: BrokenModel) -> None:
     """Its generation is not looked at."""
     model.replace("kvm.mmio.check_mmio_spte", lambda vcpu, spte: True)
+
+
+@violates(f"{SECTION}/check/on-every-find", f"{SECTION}/check/mismatch-slow-path")
+def eight_bits_of_the_generation_are_compared(model: BrokenModel) -> None:
+    """Those above are stored, and not looked at."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any, spte: int) -> bool:
+            current = vcpu.memslots.generation >> 8 & 0x7FF
+            return bool(original(vcpu, spte & ~(0x7FF << 52) | current << 52))
+
+        return wrong
+
+    model.wrap("kvm.mmio.check_mmio_spte", wrap)
+
+
+@violates(f"{SECTION}/check/on-every-find", f"{SECTION}/stale-information/stale-after-memslot-change")
+def an_spte_that_was_refused_is_refused_for_ever(model: BrokenModel) -> None:
+    """It is not made anew, so that each access goes the long way."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(masks: Any, generation: int, gfn: int, access: int) -> int:
+            return int(original(masks, first.setdefault(gfn, generation), gfn, access))
+
+        return wrong
+
+    first: dict[int, int] = {}
+    model.wrap("kvm.spte.make_mmio_spte", wrap)
+
+
+@violates(f"{SECTION}/stale-information/stale-after-memslot-change")
+def a_change_of_flags_is_none(model: BrokenModel) -> None:
+    """What was remembered is good as long as the same slots are there."""
+    _flags_do_not_count(model)
+
+
+def _flags_do_not_count(model: BrokenModel) -> None:
+    def wrap(original: Any) -> Any:
+        def wrong(kvm: Any, slots: Any, old: Any, new: Any, flags: Any = None) -> Any:
+            generation = slots.generation
+            yield from original(kvm, slots, old, new, flags)
+            if old is new:
+                slots.generation = generation
+
+        return wrong
+
+    model.wrap("kvm.memory_region.kvm_swap_active_memslots", wrap)
 
 
 @violates(f"{SECTION}/stale-information/similar-technique")
@@ -46,19 +127,29 @@ def a_change_walks_all_pages(model: BrokenModel) -> None:
     model.wrap("kvm.memory_region.kvm_mmu_invalidate_mmio_sptes", wrap)
 
 
-def _stored(model: BrokenModel, change: Any) -> None:
-    """Change the generation that an MMIO spte is made with."""
+@violates(f"{SECTION}/generation/stored-in-spare-bits")
+def mmio_sptes_have_8_bits_of_the_generation(model: BrokenModel) -> None:
+    """The upper bits are not used."""
+    stored(model, lambda generation: generation & 0xFF)
+
+
+@violates(f"{SECTION}/generation/stored-in-spare-bits")
+def the_generation_has_bit_11_too(model: BrokenModel) -> None:
+    """That bit says of other sptes that they are present."""
 
     def wrap(original: Any) -> Any:
-        return lambda masks, generation, gfn, access: original(masks, change(generation), gfn, access)
+        def wrong(masks: Any, generation: int, gfn: int, access: int) -> int:
+            return int(original(masks, generation, gfn, access)) | (generation >> 19 & 1) << 11
+
+        return wrong
 
     model.wrap("kvm.spte.make_mmio_spte", wrap)
 
 
-@violates(f"{SECTION}/generation/stored-in-spare-bits")
-def mmio_sptes_have_8_bits_of_the_generation(model: BrokenModel) -> None:
-    """The upper bits are not used."""
-    _stored(model, lambda generation: generation & 0xFF)
+@violates(f"{SECTION}/generation/global-in-memslots")
+def the_generation_grows_with_the_set_of_slots_alone(model: BrokenModel) -> None:
+    """Other flags of a slot leave it as it is."""
+    _flags_do_not_count(model)
 
 
 @violates(f"{SECTION}/generation/global-in-memslots")
@@ -92,90 +183,27 @@ def eighteen_bits_are_used(model: BrokenModel) -> None:
     model.replace("kvm.spte.MMIO_SPTE_GEN_MASK", (1 << 18) - 1)
 
 
-@violates(f"{SECTION}/in-progress/bit-63-during-update")
-def updates_are_not_flagged(model: BrokenModel) -> None:
-    """The generation just moves on."""
-    model.replace("kvm.memory_region.KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS", 0)
+@violates(f"{SECTION}/overflow/18-bits-then-zap")
+def only_the_generation_changes_when_it_overflows(model: BrokenModel) -> None:
+    """The pages stay."""
+
+    def wrong(kvm: Any, generation: int) -> None:
+        kvm.mmu_valid_gen ^= not generation & (1 << 19) - 2
+        for sp in kvm.active_mmu_pages:
+            sp.mmu_valid_gen = kvm.mmu_valid_gen
+
+    model.replace("kvm.memory_region.kvm_mmu_invalidate_mmio_sptes", wrong)
 
 
-@violates(f"{SECTION}/in-progress/bit-63-during-update")
-def the_generation_is_incremented_twice(model: BrokenModel) -> None:
-    """As the document has it: once when the new slots are in place, and again when the old are given up."""
+@violates(f"{SECTION}/overflow/18-bits-then-zap")
+def smm_overflows_unseen(model: BrokenModel) -> None:
+    """Its generations are odd, and never 0."""
 
     def wrap(original: Any) -> Any:
-        def wrong(kvm: Any, slots: Any) -> None:
-            slots.generation += len(kvm.memslots)
-            original(kvm, slots)
+        def wrong(kvm: Any, generation: int) -> None:
+            if not generation & 1:
+                original(kvm, generation)
 
         return wrong
 
-    model.wrap("kvm.memory_region.finish_memslots_update", wrap)
-
-
-@violates(f"{SECTION}/in-progress/no-odd-generation")
-def odd_generations_are_not_believed(model: BrokenModel) -> None:
-    """As the document has it."""
-
-    def wrap(original: Any) -> Any:
-        return lambda vcpu, spte: not vcpu.memslots.generation & 1 and original(vcpu, spte)
-
-    model.wrap("kvm.mmio.check_mmio_spte", wrap)
-
-
-@violates(f"{SECTION}/in-progress/not-stored")
-def the_flag_is_stored(model: BrokenModel) -> None:
-    """In the highest of the bits."""
-    _stored(model, lambda generation: generation | 1 << 18 if generation & FLAG else generation)
-
-
-@violates(f"{SECTION}/in-progress/always-misses-once", f"{SECTION}/in-progress/examples")
-def the_flag_is_not_looked_at(model: BrokenModel) -> None:
-    """During an update an spte of the same generation is believed."""
-
-    def wrong(vcpu: Any, spte: int) -> bool:
-        low = spte >> 3 & 0xFF | (spte >> 52 & 0x7FF) << 8
-        return bool(vcpu.memslots.generation & (1 << 19) - 1 == low)
-
-    model.replace("kvm.mmio.check_mmio_spte", wrong)
-
-
-@violates(
-    f"{SECTION}/in-progress/always-misses-once",
-    f"{SECTION}/in-progress/examples",
-    f"{SECTION}/race/old-slots-new-generation",
-)
-def an_spte_of_an_update_has_the_next_generation(model: BrokenModel) -> None:
-    """So that it is believed as soon as the update is over."""
-    _stored(model, lambda generation: generation + 2 if generation & FLAG else generation)
-
-
-@violates(f"{SECTION}/race/memslots-read-several-times")
-def the_memslots_are_read_once(model: BrokenModel) -> None:
-    """A fault goes by what they are when it begins."""
-    held: dict[Any, Any] = {}
-
-    def change(original: Any) -> Any:
-        return property(lambda vcpu: held.get(vcpu) or original.fget(vcpu))
-
-    def wrap(original: Any) -> Any:
-        def wrong(vcpu: Any, *fault: Any) -> Any:
-            held[vcpu] = deepcopy(vcpu.memslots, {id(slot): slot for slot in vcpu.memslots})
-            try:
-                return original(vcpu, *fault)
-            finally:
-                del held[vcpu]
-
-        return wrong
-
-    model.wrap("kvm.vcpu.KvmVcpu.memslots", change)
-    model.wrap("kvm.page_fault._do_page_fault", wrap)
-
-
-@violates(f"{SECTION}/race/old-slots-new-generation")
-def faults_begin_again_when_memslots_change(model: BrokenModel) -> None:
-    """What was seen before is forgotten."""
-
-    def wrap(original: Any) -> Any:
-        return lambda vcpu, fault: bool(vcpu.memslots.generation & FLAG) or original(vcpu, fault)
-
-    model.wrap("kvm.faultin.is_page_fault_stale", wrap)
+    model.wrap("kvm.memory_region.kvm_mmu_invalidate_mmio_sptes", wrap)

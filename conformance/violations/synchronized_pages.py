@@ -6,9 +6,12 @@ from typing import Any
 from conformance.broken import BrokenModel
 from conformance.violations.shadow_pages_unsync import never_unsync
 from mmu_model.hardware.control import CR3_NO_FLUSH
+from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.page import sptep_to_sp
 from mmu_model.kvm.rmap import pte_list
 from mmu_model.kvm.task import Steps
+from mmu_model.shadow.sync import mmu_sync_children
+from mmu_model.snapshot.spte import FRAME
 from mmuspec.violations import violates
 
 SECTION = "synchronized-and-unsynchronized-pages"
@@ -31,6 +34,73 @@ def a_flush_synchronizes_one_page(model: BrokenModel) -> None:
         return wrong
 
     model.wrap("shadow.unsync.mmu_unsync_walk", wrap)
+
+
+@violates(f"{SECTION}/guest-events/flush-and-invlpg")
+def invlpg_leaves_the_tlb_alone(model: BrokenModel) -> None:
+    """On the processor itself."""
+    model.replace("hardware.tlb.TranslationCache.invalidate_address", lambda *selection: None)
+
+
+@violates(f"{SECTION}/guest-events/flush-and-invlpg")
+def other_flushes_leave_the_tlb_alone(model: BrokenModel) -> None:
+    """On the processor itself."""
+    model.replace("hardware.tlb.TranslationCache.invalidate", lambda *selection: None)
+
+
+@violates(f"{SECTION}/guest-events/flush-and-invlpg")
+def every_access_walks(model: BrokenModel) -> None:
+    """There is no TLB: a change is seen at once."""
+    model.replace("hardware.tlb.TranslationCache.insert", lambda *arguments, **named: None)
+
+
+@violates(f"{SECTION}/side-effect/resynchronized-on-flush")
+def a_flush_synchronizes_everything(model: BrokenModel) -> None:
+    """What other roots reach, too."""
+
+    def wrap(original: Any) -> Any:
+        def wrong(vcpu: Any) -> Any:
+            yield from original(vcpu)
+            with vcpu.kvm.mmu_lock.write:
+                for root in [sp for sp in vcpu.kvm.active_mmu_pages if sp.root_count]:
+                    mmu_sync_children(vcpu, root)
+
+        return wrong
+
+    model.wrap("shadow.sync.kvm_mmu_sync_roots", wrap)
+
+
+@violates(f"{SECTION}/tlb-flush/synchronizes-all-reachable", f"{SECTION}/side-effect/resynchronized-on-flush")
+def a_flush_synchronizes_the_first_gigabyte(model: BrokenModel) -> None:
+    """Of four PAE roots one is looked at."""
+    model.wrap("shadow.sync._root_pages", lambda original: lambda vcpu: original(vcpu)[:1])
+
+
+@violates(f"{SECTION}/tlb-flush/tables-are-write-protected")
+def a_write_that_changes_nothing_drops_nothing(model: BrokenModel) -> None:
+    """As the document has it: on a write the spte is made what the entry says, which here it is already."""
+    writing: list[bool] = []
+
+    def tracked(original: Any) -> Any:
+        def wrong(*arguments: Any) -> None:
+            writing.append(True)
+            original(*arguments)
+            writing.pop()
+
+        return wrong
+
+    def zapped(original: Any) -> Any:
+        def wrong(kvm: Any, sp: Any, sptep: int, *more: Any) -> Any:
+            entry = GuestMemory(kvm, kvm.memslots[0]).read((sp.gfn << 12) + (sptep & 0xFFF), 8)
+            child = next((c for c in kvm.active_mmu_pages if c.hpa == kvm.host.read(sptep) & FRAME), None)
+            if writing and child is not None and child.gfn << 12 == entry & FRAME:
+                return None
+            return original(kvm, sp, sptep, *more)
+
+        return wrong
+
+    model.wrap("shadow.track_write.kvm_mmu_track_write", tracked)
+    model.wrap("shadow.zap.mmu_page_zap_pte", zapped)
 
 
 @violates(

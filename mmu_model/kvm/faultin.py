@@ -2,6 +2,7 @@
 
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.fault import RET_PF_CONTINUE, RET_PF_EMULATE, RET_PF_RETRY, KvmPageFault, RetPf
+from mmu_model.kvm.guest_memfd import kvm_faultin_pfn_private
 from mmu_model.kvm.memslot import KVM_MEM_READONLY, KVM_MEMSLOT_INVALID
 from mmu_model.kvm.mmio import vcpu_cache_mmio_info
 from mmu_model.kvm.page import root_to_sp
@@ -29,14 +30,19 @@ def faultin_pfn(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Steps[RetPf]
     fault.mmu_seq = vcpu.kvm.mmu_invalidate_seq
     yield "looks for the host's frame"
     slot = fault.slot
-    if slot is None:
+    private = fault.gfn in vcpu.kvm.private_gfns
+    if slot is None and not private:
         return _handle_noslot_fault(vcpu, fault, access)
-    if slot.flags & KVM_MEMSLOT_INVALID:
+    if slot is not None and slot.flags & KVM_MEMSLOT_INVALID:
         return RET_PF_RETRY
+    if slot is None or private:
+        return kvm_faultin_pfn_private(vcpu, fault)
     might_sleep("for the host to find a page")
     mapping = vcpu.kvm.process.fault_in(slot.hva(fault.gfn), write=fault.write)
     if mapping is None:
         raise LookupError(f"the process has nothing mapped for gfn {fault.gfn:#x}: KVM_RUN returns EFAULT")
+    if not vcpu.kvm.host.try_get_pfn(mapping.pfn):
+        raise LookupError(f"no reference to gfn {fault.gfn:#x} can be had: KVM_RUN returns EFAULT")
     writable = mapping.writable and not slot.flags & KVM_MEM_READONLY
     if fault.write and not writable:
         return RET_PF_EMULATE

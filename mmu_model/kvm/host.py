@@ -56,6 +56,7 @@ class Host:
         """A page of zeroes that nobody writes to."""
         self._next_user_frame = _USER_FRAMES
         self._next_device_frame = _DEVICE_FRAMES.start
+        self._uncounted: set[Pfn] = set()
         self._objects: dict[int, Any] = {}
         self._next_object = _HEAP
         self._free_objects: list[Kva] = []
@@ -94,6 +95,17 @@ class Host:
         first = self._next_device_frame
         self._next_device_frame = first + count
         return Pfn(first)
+
+    def alloc_uncounted_frames(self, count: int) -> Pfn:
+        """`count` frames in a row that a driver has allocated as one piece, no references to which are counted."""
+        first = self.alloc_user_frames(count, 1)
+        self._uncounted.update(Pfn(pfn) for pfn in range(first, first + count))
+        return first
+
+    def try_get_pfn(self, pfn: Pfn) -> bool:
+        """Take a reference to a frame; False if it is of memory, and its references are not counted
+        (kvm_try_get_pfn). A device's needs none."""
+        return pfn not in self._uncounted
 
     def is_device(self, pfn: Pfn) -> bool:
         """Whether a frame is of a device's memory, and not the host's (kvm_is_mmio_pfn)."""

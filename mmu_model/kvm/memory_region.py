@@ -6,6 +6,7 @@ from mmu_model.hardware.types import PAGE_SHIFT, PAGE_SIZE, Gfn
 from mmu_model.kvm.dirty_log import kvm_mmu_slot_apply_flags
 from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memslot import (
+    KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
     KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS,
@@ -52,9 +53,10 @@ def move_memory_region(kvm: Kvm, slot: KvmMemorySlot, gpa: int) -> KvmMemorySlot
     Raises
     ------
     KvmError
-        It would overlap another, is unaligned or wraps around; the VM is as it was.
+        It would overlap another, is unaligned or wraps around, or has private memory; the VM is as it was.
 
     """
+    _refuse_private(slot)
     slots = kvm.memslots[slot.as_id]
     check_region(
         kvm, slots, slot.id, gpa, slot.npages << PAGE_SHIFT, slot.userspace_addr, slot.flags, old=slot
@@ -74,9 +76,11 @@ def set_memory_region_flags(kvm: Kvm, slot: KvmMemorySlot, flags: int) -> None:
     Raises
     ------
     KvmError
-        A slot cannot become read-only, nor cease to be; other flags do not exist.
+        A slot cannot become read-only, nor cease to be; other flags do not exist. One with private memory
+        keeps its flags.
 
     """
+    _refuse_private(slot)
     if (flags ^ slot.flags) & ~KVM_MEM_LOG_DIRTY_PAGES:
         raise KvmError(f"memory slot {slot.id}: of its flags only dirty logging can be changed")
     if flags != slot.flags:
@@ -195,13 +199,25 @@ def check_region(
         raise KvmError(
             f"{where} reaches beyond the {_max_gpa_bits(kvm)} bits that guest-physical addresses have"
         )
-    if flags & ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY):
+    if flags & ~_valid_flags(kvm, flags):
         raise KvmError(f"{where}: its flags {flags:#x} do not exist")
     if old is None and slots.by_id(slot_id):
         raise KvmError(f"{where}: there is a slot of that number")
     for other in (other for other in slots if other is not old):
         if other.base_gfn < gpa + size >> PAGE_SHIFT and gpa >> PAGE_SHIFT < other.end_gfn:
             raise KvmError(f"{where} overlaps slot {other.id} at {other.base_gfn << PAGE_SHIFT:#x}")
+
+
+def _valid_flags(kvm: Kvm, flags: int) -> int:
+    """Those that a slot may have (check_memory_region_flags): with private memory it has no others."""
+    if flags & KVM_MEM_GUEST_MEMFD and kvm.parameters.private_memory:
+        return KVM_MEM_GUEST_MEMFD
+    return KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY
+
+
+def _refuse_private(slot: KvmMemorySlot) -> None:
+    if slot.flags & KVM_MEM_GUEST_MEMFD:
+        raise KvmError(f"memory slot {slot.id} has private memory: it can only be deleted")
 
 
 def _max_gpa_bits(kvm: Kvm) -> int:

@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 from typing import Final
 
-from mmu_model.hardware.types import PAGE_SHIFT, Gfn
+from mmu_model.hardware.types import PAGE_SHIFT, Gfn, Pfn
 from mmu_model.kvm.rmap import RmapHead
 from mmu_model.kvm.types import KVM_MAX_HUGEPAGE_LEVEL, PG_LEVEL_2M, SPTE_LEVEL_BITS, Hva, pages_per_hpage
 
 KVM_MEM_LOG_DIRTY_PAGES: Final = 1 << 0
 KVM_MEM_READONLY: Final = 1 << 1
+KVM_MEM_GUEST_MEMFD: Final = 1 << 2
 KVM_MEMSLOT_INVALID: Final = 1 << 16
+
+KVM_LPAGE_MIXED_FLAG: Final = 1 << 31
+"""Beside a count of reasons against a large page: parts of it have private memory, and parts have not."""
 
 KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS: Final = 1 << 63
 
@@ -31,6 +35,8 @@ class KvmMemorySlot:
         By level - 2: by index how many reasons there are against a large page; absent is 0.
     gfn_write_track :
         By gfn how many shadowed tables demand that writes to it be seen; absent is 0.
+    gmem :
+        With KVM_MEM_GUEST_MEMFD, the frames of the private memory by place in the slot, as far as it was used.
     dirty_bitmap :
         The frames written since it was last fetched; None without KVM_MEM_LOG_DIRTY_PAGES.
 
@@ -48,6 +54,7 @@ class KvmMemorySlot:
         self.rmap: tuple[dict[int, RmapHead], ...] = tuple({} for _ in range(KVM_MAX_HUGEPAGE_LEVEL))
         self.disallow_lpage: tuple[dict[int, int], ...] = ({}, {})
         self.gfn_write_track: dict[int, int] = {}
+        self.gmem: dict[int, Pfn] | None = {} if flags & KVM_MEM_GUEST_MEMFD else None
         self.dirty_bitmap: set[Gfn] | None = set() if flags & KVM_MEM_LOG_DIRTY_PAGES else None
         for level in range(PG_LEVEL_2M, KVM_MAX_HUGEPAGE_LEVEL + 1):
             self.exclude_ragged_ends(level)

@@ -119,6 +119,11 @@ class Process:
         pfn = self._host.alloc_device_frames(npages)
         return self._map(Area(self._free_page(), npages, pfn, PG_LEVEL_4K, writable=True))
 
+    def mmap_driver(self, npages: int) -> Hva:
+        """Map pages of memory that a driver has allocated as one piece, and counts no references to."""
+        pfn = self._host.alloc_uncounted_frames(npages)
+        return self._map(Area(self._free_page(), npages, pfn, PG_LEVEL_4K, writable=True))
+
     def _free_page(self, offset: int = 0) -> int:
         alignment = pages_per_hpage(PG_LEVEL_1G)
         return -(-self._next // (alignment << PAGE_SHIFT)) * alignment + offset

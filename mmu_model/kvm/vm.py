@@ -65,6 +65,9 @@ class Parameters:
     pml :
         Whether the processor logs writes (pml=), where EPT has dirty flags. The model has that for the TDP
         MMU.
+    private_memory :
+        Whether the VM is a software-protected one, whose frames may have memory that the process cannot map
+        (KVM_X86_SW_PROTECTED_VM of 6.12). Only the TDP MMU has such VMs.
 
     """
 
@@ -77,11 +80,14 @@ class Parameters:
     nx_huge_pages_recovery_ratio: int = 60
     nx_huge_pages_recovery_period_ms: int = 0
     pml: bool = False
+    private_memory: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for what no module would be loaded with."""
         if self.pml and not (self.tdp_mmu_enabled and self.tdp_format is TdpFormat.EPT):
             raise ValueError("page-modification logging needs the TDP MMU, and EPT with dirty flags")
+        if self.private_memory and not self.tdp_mmu_enabled:
+            raise ValueError("private memory needs the TDP MMU")
 
     @property
     def ept_enabled(self) -> bool:
@@ -126,6 +132,8 @@ class Kvm:
         The pages, oldest first, that are there because large pages are not executable, and for no other reason.
     nx_huge_page_last :
         When such pages were made large again last, in milliseconds of the host's clock.
+    private_gfns :
+        The frames whose attribute is KVM_MEMORY_ATTRIBUTE_PRIVATE.
     indirect_shadow_pages :
         How many pages shadow a guest's table.
     manual_dirty_log_protect :
@@ -162,6 +170,7 @@ class Kvm:
     mmu_valid_gen: int = 0
     n_used_mmu_pages: int = 0
     n_max_mmu_pages: int = 0
+    private_gfns: set[int] = field(default_factory=set)
     indirect_shadow_pages: int = 0
     tdp_mmu_roots: list[KvmMmuPage] = field(default_factory=list)
     tdp_mmu_pages: int = 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..snapshot import MmuKind
-from .layout import MACHINE_SIZE, MACHINE_SLOT, PAGE
+from .layout import MACHINE_SIZE, PAGE
 from .node import Node
 from .schema import (
     KERNELS,
@@ -39,6 +39,7 @@ FLAGS = {name: name for name in ("w", "u", "nx", "a", "d", "g", "pwt", "pcd")}
 WRITABLE_USER = frozenset({"w", "u"})
 BITS = ("cr0.wp", "cr4.smep", "cr4.smap", "cr4.pge", "efer.nx")
 MAX_BASE = 1 << 39
+MAX_SLOT = 31
 
 IN_SMM = ("read", "write", "snapshot", "drop", "slot", "delete_slot")
 IN_NESTED = (*IN_SMM, "fetch", "set_entry", "cr3", "invlpg", "get_dirty_log", "clear_dirty_log")
@@ -55,6 +56,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.slots: dict[int, Slot] = {}
+        self.deleted: set[int] = set()
         self.tables: dict[str, Tables] = {}
         self.format: Format | None = None
         self.mode = Mode.LEVEL_4
@@ -71,7 +73,7 @@ class _Reader:
             "smm": lambda node: InSmm(node.line, self.inner_steps(node, IN_SMM)),
             "nested": self.in_nested,
             "slot": self.change_slot,
-            "delete_slot": lambda node: SetSlot(node.line, replace(self.slot_of(node), size=0)),
+            "delete_slot": self.delete_slot,
             "get_dirty_log": lambda node: DirtyLog(node.line, self.slot_of(node).id),
             "clear_dirty_log": self.clear_dirty_log,
             "drop": lambda node: self.host_pages("drop", node),
@@ -131,16 +133,18 @@ class _Reader:
 
     def memory(self, node: Node) -> None:
         for key, value in node.any_map().items():
-            if not key.isdecimal() or int(key) == MACHINE_SLOT:
-                value.fail(f"{key!r} is no number of a memslot from 1 on")
+            if not key.isdecimal() or not 1 <= int(key) <= MAX_SLOT:
+                value.fail(f"{key!r} is no number of a memslot from 1 to {MAX_SLOT}")
+            if int(key) in self.slots:
+                value.fail(f"slot {int(key)} a second time")
             self.add_slot(int(key), value, None)
 
     def add_slot(self, number: int, node: Node, old: Slot | None) -> Slot:
         """A new slot, or ``old`` with what ``node`` says of it."""
-        flags = ("large", "dirty_log", "readonly", "smm")
+        flags = ("dirty_log", "readonly", "smm") if old else ("large", "dirty_log", "readonly", "smm")
         members = node.map(
             required=() if old else ("base", "size"),
-            optional=(*flags, "shares", "id", *(("base", "size") if old else ())),
+            optional=(*flags, "id", *(("base", "size") if old else ("shares",))),
         )
         slot = old or Slot(node.line, number, 0, 0)
         slot = replace(slot, line=node.line, **{n: members[n].flag() for n in flags if n in members})
@@ -190,24 +194,41 @@ class _Reader:
         if "share" in members:
             node.map(required=("at", "share"))
             return Mapping(node.line, at, share=self.place(members["share"]))
-        sizes = {name: 1 << shift for name, shift in self.table_format().sizes.items()}
+        table = self.table_format()
+        sizes = {name: 1 << shift for name, shift in table.sizes.items()}
         size = members["size"].choice(sizes) if "size" in members else PAGE
         through = members["through"].any_map() if "through" in members else {}
         if at % size:
             node.fail(f"{at:#x} is no multiple of the page size")
+        to = members["to"].aligned(size) if "to" in members else at
+        count = members["count"].number(1, 1024) if "count" in members else 1
+        every = members["every"].aligned(size) if "every" in members else None
+        self.formed(node, at + (count - 1) * (every or size))
+        self.reached(node, to if every else to + (count - 1) * size)
         return Mapping(
             node.line,
             at,
-            to=members["to"].aligned(size, MAX_BASE) if "to" in members else at,
-            count=members["count"].number(1, 1024) if "count" in members else 1,
-            every=members["every"].aligned(size) if "every" in members else None,
+            to=to,
+            count=count,
+            every=every,
             size=size,
             flags=self.flags(members.get("flags")),
             through=tuple((self.level(level, value), self.flags(value)) for level, value in through.items()),
         )
 
     def flags(self, node: Node | None) -> frozenset[str]:
-        return WRITABLE_USER if node is None else frozenset(node.each(lambda item: item.choice(FLAGS)))
+        if node is None:
+            return WRITABLE_USER
+        flags = frozenset(node.each(lambda item: item.choice(FLAGS)))
+        if "nx" in flags and self.table_format().entry == 4:
+            node.fail("entries of 32-bit paging have no room for nx")
+        return flags
+
+    def reached(self, node: Node, frame: int) -> int:
+        """A guest-physical address that an entry has room for."""
+        if frame > MAX_BASE or frame >> 8 * self.table_format().entry:
+            node.fail(f"{frame:#x} is too high for an entry to map it")
+        return frame
 
     def level(self, text: str, node: Node) -> int:
         if text not in self.table_format().level_names:
@@ -231,9 +252,14 @@ class _Reader:
 
     def address(self, node: Node) -> int:
         """A linear address the mode can form; in long mode a canonical one."""
+        return self.formed(node, node.number())
+
+    def formed(self, node: Node, address: int) -> int:
+        """The same of an address that was calculated."""
         if not self.mode.long:
-            return node.number(0, 0xFFFFFFFF)
-        address = node.number()
+            if address >> 32:
+                node.fail(f"{address:#x} has more than 32 bits")
+            return address
         sign = self.table_format().width - 1
         if address >> sign not in (0, (1 << 64 - sign) - 1):
             node.fail(f"{address:#x} is not canonical")
@@ -285,16 +311,20 @@ class _Reader:
             members["user"].fail("user mode is only possible with paging, outside of smm and nested")
         if fault and not self.mode.paging:
             members["fault"].fail("nothing faults without paging")
+        at = self.address(members["at"])
+        count = members["count"].number(1, 512) if "count" in members else 1
+        every = members["every"].number(1) if "every" in members else PAGE
+        self.formed(node, at + (count - 1) * every)
         return Access(
             node.line,
             kind,
-            self.address(members["at"]),
+            at,
             user=user,
             fault=fault,
             value=members["value"].number() if "value" in members else 0x5EED,
             size=members["size"].choice({"1": 1, "4": 4}) if "size" in members else None,
-            count=members["count"].number(1, 512) if "count" in members else 1,
-            every=members["every"].number(1) if "every" in members else PAGE,
+            count=count,
+            every=every,
         )
 
     def set_entry(self, node: Node) -> Step:
@@ -308,7 +338,7 @@ class _Reader:
         return SetEntry(
             node.line,
             place,
-            to=members["to"].aligned(PAGE, MAX_BASE) if "to" in members else None,
+            to=self.reached(node, members["to"].aligned(PAGE)) if "to" in members else None,
             table=self.place(members["table"]) if "table" in members else None,
             flags=self.flags(members.get("flags")),
             quietly="quietly" in members and members["quietly"].flag(),
@@ -325,8 +355,18 @@ class _Reader:
         members = node.any_map()
         if "id" not in members:
             node.fail("'id' is missing")
-        number = members["id"].number(1, 31)
-        return SetSlot(node.line, self.add_slot(number, node, self.slots.get(number)))
+        number = members["id"].number(1, MAX_SLOT)
+        old = self.slots.get(number)
+        new = self.add_slot(number, node, old)
+        if old and number not in self.deleted and old.base != new.base and _flags(old) != _flags(new):
+            node.fail(f"slot {number} can be moved or get other flags, one after the other")
+        self.deleted.discard(number)
+        return SetSlot(node.line, new)
+
+    def delete_slot(self, node: Node) -> Step:
+        slot = self.slot_of(node)
+        self.deleted.add(slot.id)
+        return SetSlot(node.line, replace(slot, size=0))
 
     def clear_dirty_log(self, node: Node) -> Step:
         members = node.map(required=("slot", "page", "count"))
@@ -340,3 +380,7 @@ class _Reader:
         page = members["page"].number(0, pages - 1) if "page" in members else 0
         count = members["count"].number(1, pages - page) if "count" in members else 1
         return HostPages(node.line, what, slot.id, page, count)
+
+
+def _flags(slot: Slot) -> tuple[bool, bool]:
+    return slot.dirty_log, slot.readonly

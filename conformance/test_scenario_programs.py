@@ -1,5 +1,7 @@
-"""Scenarios: what their page tables translate, and what they compile to."""
+"""Scenarios: what they compile to; steps for the guest, calls for the host, and the form that is loaded."""
 
+import gzip
+import json
 import struct
 from pathlib import Path
 
@@ -8,58 +10,17 @@ import pytest
 from conformance.short_scenarios import HEAD, Reader, with_steps
 from mmu_model.scenario import (
     HostOp,
-    Mode,
     Op,
     Program,
-    Touch,
     compile_scenario,
     read_scenario,
-    touches,
 )
-from mmu_model.scenario.layout import MACHINE_SIZE, PAGE, SMM_STEPS, STEPS, STEPS_END, USER_CODE, VMCB
-from mmu_model.scenario.tables import FORMATS, GuestTables
+from mmu_model.scenario.layout import MACHINE_SIZE, PAGE, SMM_STEPS, STEPS, STEPS_END, VMCB
+from mmu_model.scenario.schema import Place
+from mmu_model.scenario.tables import GuestTables
 
 SCENARIOS = Path(__file__).parent / "scenarios"
-
-
-def walk(mode: Mode, entries: dict[int, int], root: int, address: int) -> tuple[int, int] | None:
-    """Translates as the processor would, and gives the last entry's flags; None where nothing is mapped."""
-    size = 4 if mode is Mode.PAGING_32 else 8
-    bits = 10 if size == 4 else 9
-    levels = {Mode.PAGING_32: 2, Mode.PAE: 3, Mode.LEVEL_4: 4, Mode.LEVEL_5: 5}[mode]
-    table = root
-    for level in range(levels, 0, -1):
-        shift = 12 + bits * (level - 1)
-        index = address >> shift & ((1 << bits) - 1)
-        entry = entries.get(table + index * size, 0)
-        if not entry & 1:
-            return None
-        if level == 1 or entry & 0x80:
-            return entry & 0xFFFFFFFFFF000 | address & (1 << shift) - 1, entry & 6
-        table = entry & 0xFFFFFFFFFF000
-    raise AssertionError
-
-
-@pytest.mark.parametrize("mode", FORMATS, ids=lambda mode: mode.value)
-def test_page_tables_translate_what_the_mappings_say(read: Reader, mode: Mode) -> None:
-    large = "4M" if mode is Mode.PAGING_32 else "2M"
-    text = HEAD.replace("4-level", mode.value) + (
-        f"    - {{at: 0x80000000, to: 8M, size: {large}, flags: [u]}}\n"
-        "    - {at: 0xc0000000, share: {in: main, at: 0x40000000, level: 2}}\n"
-        "  other: []\nsteps: []\n"
-    )
-    tables = GuestTables(read(text))
-
-    def translate(name: str, address: int) -> tuple[int, int] | None:
-        return walk(mode, tables.entries, tables.roots[name], address)
-
-    assert translate("main", 0x40001234) == (0x201234, 6)
-    assert translate("main", 0x40002000) is None
-    assert translate("main", 0x80123456) == (0x923456, 4)
-    assert translate("main", 0xC0000000) == (0x200000, 6)
-    for name in ("main", "other"):
-        for gpa in range(0, MACHINE_SIZE, PAGE):
-            assert translate(name, gpa) == (gpa, 4 if gpa == USER_CODE else 2)
+RECORDINGS = Path(__file__).parent / "recordings"
 
 
 def ops(program: Program) -> list[tuple[Op, int, int]]:
@@ -197,48 +158,190 @@ def test_slots_have_their_place_in_the_backing(read: Reader) -> None:
     assert program.backing == 6 << 20
 
 
-def test_the_binary_form_has_what_its_header_counts(read: Reader) -> None:
-    program = compile_scenario(read(with_steps("read: 0x40000000", "snapshot: end")))
+def test_every_access_and_register_has_its_operation(read: Reader) -> None:
+    steps = (
+        *("fetch: {at: 0, user: 1}", "read: {at: 8, user: 1}", "write: {at: 8, user: 1, value: 1}"),
+        *("fetch: 0", "read: 8", "write: {at: 8, value: 2, size: 4}", "write: {at: 8, count: 2, every: 8}"),
+        *("set: {efer.nx: 0}", "set: {cr4.pge: 1}", "set: {cr4.smap: 1}", "set: {cr4.pge: 0}"),
+        *("set: {cr0.wp: 0}", "set: {cr0.wp: 1}", "set: {cr4.smap: 1}"),
+    )
+
+    assert ops(compile_scenario(read(with_steps(*steps)))) == [
+        (Op.USER_FETCH, 0, 0),
+        (Op.USER_READ, 8, 0),
+        (Op.USER_WRITE, 8, 1),
+        (Op.FETCH, 0, 0),
+        (Op.READ, 8, 0),
+        (Op.WRITE_4, 8, 2),
+        (Op.WRITE, 8, 0x5EED),
+        (Op.WRITE, 16, 0x5EED),
+        (Op.EFER, 0, 0x501),
+        (Op.CR4, 0, 0xA0),
+        (Op.CR4, 0, 0x2000A0),
+        (Op.CR4, 0, 0x200020),
+        (Op.CR0, 0, 0x80000033),
+        (Op.CR0, 0, 0x80010033),
+        (Op.CR4, 0, 0x200020),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "cr0", "cr4", "efer"),
+    [
+        ("real", 0x30, 0, 1),
+        ("protected", 0x33, 0, 1),
+        ("32-bit", 0x80010033, 0x10, 0x801),
+        ("pae", 0x80010033, 0x20, 0x801),
+        ("4-level", 0x80010033, 0x20, 0xD01),
+        ("5-level", 0x80010033, 0x1020, 0xD01),
+    ],
+)
+def test_registers_at_the_start(read: Reader, mode: str, cr0: int, cr4: int, efer: int) -> None:
+    """SDM Vol. 3, 2.5 and 4.1: PG, WP, NE, ET, MP, PE; PSE, PAE, LA57; SCE, LME, LMA, NXE."""
+    tables = "tables: {other: [], main: []}\n" if mode not in ("real", "protected") else ""
+    text = f"title: x\nmode: {mode}\n{tables}steps: []\n"
+
+    def start(more: str = "") -> tuple[int, int, int, int]:
+        registers = compile_scenario(read(text + more)).registers
+        return registers.cr0, registers.cr3, registers.cr4, registers.efer
+
+    cr3 = 0x40000 if tables else 0
+    assert start() == (cr0, cr3, cr4, efer)
+    assert start("cpu: {wp: 0, nx: 0}") == (cr0 & ~0x10000, cr3, cr4, efer & ~0x800)
+    assert start("cpu: {smep: 1, smap: 1}") == (cr0, cr3, cr4 | 0x300000, efer)
+    if tables:
+        assert start("nested: {cr3: main}") == (cr0, cr3, cr4, efer | 0x1000)
+
+
+def test_calls_of_the_host(read: Reader) -> None:
+    """Places are those in the memory behind the VM, and pages are counted within the slot."""
+    steps = (
+        *(
+            "drop: {slot: 2, page: 3, count: 2}",
+            "host_readonly: {slot: 2}",
+            "host_writable: {slot: 3, page: 1}",
+        ),
+        *("get_dirty_log: 2", "clear_dirty_log: {slot: 2, page: 64, count: 5}", "delete_slot: 3"),
+        *("slot: {id: 2, dirty_log: true}", "slot: {id: 5, base: 1G, size: 8K, smm: true, readonly: true}"),
+        "slot: {id: 6, base: 2G, size: 8K, shares: 5}",
+    )
+    slots = "  2: {base: 8M, size: 1M}\n  3: {base: 16M, size: 8K, shares: 2}\n"
+    program = compile_scenario(read(with_steps(*steps, head=HEAD.replace("tables:", slots + "tables:"))))
+    place, new = 4 << 20, 6 << 20
+
+    assert [(call.op, *call.args) for call in program.host_calls] == [
+        (HostOp.DROP, place + 0x3000, 0x2000),
+        (HostOp.PROTECT, place, 0x1000, False),
+        (HostOp.PROTECT, place + 0x1000, 0x1000, True),
+        (HostOp.GET_DIRTY, 2),
+        (HostOp.CLEAR_DIRTY, 2, 64, 5),
+        (HostOp.SET_SLOT, 3, 0, 16 << 20, 0, place),
+        (HostOp.SET_SLOT, 2, 1, 8 << 20, 1 << 20, place),
+        (HostOp.SET_SLOT, 5, 2, 1 << 30, 0x2000, new),
+        (HostOp.SET_SLOT, 5 | 1 << 16, 2, 1 << 30, 0x2000, new),
+        (HostOp.SET_SLOT, 6, 0, 2 << 30, 0x2000, new),
+    ]
+    assert [call.step for call in program.host_calls] == [0, 1, 2, 3, 4, 5, 6, 7, 7, 8]
+    assert program.backing == new + 0x2000
+    assert not program.smm
+
+
+def test_an_entry_written_quietly_is_poked(read: Reader) -> None:
+    """By userspace, where the entry is, as wide as it is."""
+    for mode, size, index in (("32-bit", 4, 1), ("pae", 8, 1), ("4-level", 8, 1)):
+        step = "set_entry: {in: main, at: 0x40001000, level: 1, to: 3M, flags: [u], quietly: true}"
+        scenario = read(with_steps(step).replace("4-level", mode))
+        (call,) = compile_scenario(scenario).host_calls
+        place = GuestTables(scenario).entry_at(Place("main", 0x40001000, 1), 1)
+
+        assert (call.op, *call.args) == (HostOp.POKE, place, 0x300005, size)
+        assert place % PAGE == index * size
+
+
+def test_a_4_byte_entry_is_written_at_once(read: Reader) -> None:
+    steps = (
+        "set_entry: {in: main, at: 0x40001000, level: 1, to: 3M}",
+        "set_entry: {in: main, at: 0x80000000, level: 2, to: 4M, flags: [w]}",
+        "set_entry: {in: main, at: 0x80400000, level: 2, table: {in: main, at: 0x40000000, level: 2}}",
+        "set_entry: {in: main, at: 0x80401000, level: 1, clear: true}",
+    )
+    first, second, third, last = ops(compile_scenario(read(with_steps(*steps).replace("4-level", "32-bit"))))
+
+    assert [first[0], first[2]] == [Op.WRITE_4, 0x300007]
+    assert second == (Op.WRITE_4, 0x40800, 0x400083)
+    assert third == (Op.WRITE_4, 0x40804, first[1] & ~0xFFF | 7)
+    assert last == (Op.WRITE_4, first[1], 0)
+
+
+def test_the_upper_half_of_a_pae_entry_is_left_alone_if_it_stays(read: Reader) -> None:
+    """And is written first, while the entry is not present, if a page appears; last if it goes."""
+    steps = (
+        "set_entry: {in: main, at: 0x40000000, level: 1, to: 3M}",
+        "set_entry: {in: main, at: 0x40000000, level: 1, to: 8G}",
+        "set_entry: {in: main, at: 0x40000000, level: 1, to: 8G, flags: []}",
+        "set_entry: {in: main, at: 0x40000000, level: 1, clear: true}",
+    )
+    found = ops(compile_scenario(read(with_steps(*steps).replace("4-level", "pae"))))
+    at = found[0][1]
+
+    assert [(where - at, value) for _, where, value in found] == [
+        (0, 0x300007),
+        *((4, 2), (0, 7)),
+        (0, 1),
+        *((0, 0), (4, 0)),
+    ]
+
+
+def test_the_binary_form(read: Reader) -> None:
+    """A header, and what it counts: large parts, slots, words of memory and host calls, 64 bits each."""
+    slots = "  2: {base: 8M, size: 2M, large: true, dirty_log: true}\n"
+    more = "cpu: {maxphyaddr: 36}\nhost: {nx_huge_pages: 1}\nmanual_dirty_log: true\nnested: {cr3: main}\n"
+    text = with_steps("read: 0x40000000", "snapshot: end", "smm: []", head=HEAD + more)
+    program = compile_scenario(read(text.replace("tables:", slots + "tables:")))
     data = program.to_bytes({0x2000: 5})
+    numbers = struct.unpack(f"<{len(data) // 8 - 1}Q", data[8:])
+    words = len(program.words) + 1
 
-    header = struct.unpack_from("<15Q", data, 8)
-    large, slots, words, calls = header[11:]
     assert data[:8] == b"KVMSCN01"
-    assert header[1:5] == (0x80010033, 0x40000, 0x20, 0xD01)
-    assert len(data) == 8 + 8 * (15 + 2 * large + 7 * slots + 2 * words + 7 * calls)
-    assert (slots, calls) == (2, 1)
-    assert words == len(program.words) + 1
-    assert program.digest == compile_scenario(read(with_steps("read: 0x40000000", "snapshot: end"))).digest
-
-
-def test_a_read_touches_code_record_and_operand() -> None:
-    assert touches(Op.READ, 0x40000000, 0, at=STEPS, mode=Mode.LEVEL_4) == (
-        Touch("fetch", 0, 1),
-        Touch("read", STEPS, 24),
-        Touch("read", 0x40000000, 8),
+    assert numbers[:6] == (4, 0x80010033, 0x40000, 0x20, 0x1D01, 36)
+    assert numbers[6:11] == (1, 1, 1, 1, 6 << 20)
+    assert numbers[11:15] == (1, 4, words, 3)
+    assert numbers[15:17] == (4 << 20, 2 << 20)
+    assert numbers[17:45] == (
+        *(1, 0, 0, 0, 0, MACHINE_SIZE, 0),
+        *(1, 0, 1 << 16, 0, 0, MACHINE_SIZE, 0),
+        *(1, 0, 1, 0, 2 << 20, 2 << 20, 2 << 20),
+        *(1, 0, 2, 1, 8 << 20, 2 << 20, 4 << 20),
     )
-
-
-def test_a_users_write_that_faults_touches_descriptors_and_stack() -> None:
-    found = touches(Op.USER_WRITE, 0x40000000, 7, at=STEPS, mode=Mode.PAE, faults=True)
-
-    assert found == (
-        Touch("fetch", 0, 1),
-        Touch("read", STEPS, 24),
-        Touch("fetch", USER_CODE, 1, user=True),
-        Touch("write", 0x40000000, 4, user=True, value=7),
-        Touch("read", 0x2000, 4),
-        Touch("write", 0x4000 - 24, 24),
-        Touch("fetch", 0, 1),
+    pairs = list(zip(numbers[45 : 45 + 2 * words : 2], numbers[46 : 46 + 2 * words : 2], strict=True))
+    assert pairs == sorted({**program.words, 0x2000: 5}.items())
+    assert numbers[45 + 2 * words :] == (
+        *(0, 1, 0, 0, 0, 0, 0),
+        *(6, 2, SMM_STEPS, STEPS_END - 32, 8, 0, 0),
+        *(7, 2, 0, 0, 0, 0, 0),
     )
+    assert compile_scenario(read(text)).digest == compile_scenario(read(text)).digest != program.digest
+
+
+def test_steps_lie_in_memory_as_four_words(read: Reader) -> None:
+    program = compile_scenario(read(with_steps("write: {at: 0x40000000, value: 7}", "read: 0x40001000")))
+
+    assert [program.words[STEPS + 8 * n] for n in range(12)] == [
+        *(Op.WRITE, 0x40000000, 7, 0),
+        *(Op.READ, 0x40001000, 0, 1),
+        *(Op.END, 0, 0, 0),
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(SCENARIOS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_scenario_of_the_project_compiles(path: Path) -> None:
+def test_every_scenario_compiles_to_what_was_recorded(path: Path) -> None:
+    """A recording has the digest of the program that a real kernel ran, bit for bit."""
     scenario = read_scenario(path)
+    recorded = RECORDINGS / scenario.kernels[0] / scenario.kinds[0].value / f"{path.stem}.json.gz"
 
     program = compile_scenario(scenario)
 
+    assert json.loads(gzip.decompress(recorded.read_bytes()))["program"] == program.digest
     assert program.snapshots, "a scenario without a snapshot shows nothing"
     assert len(set(program.snapshots)) == len(program.snapshots)
     assert scenario.title.endswith(".")

@@ -4,7 +4,7 @@ import pytest
 
 from conformance.short_scenarios import HEAD, Reader
 from mmu_model.scenario import Mode, Op, Touch, compile_scenario, touches
-from mmu_model.scenario.layout import MACHINE_SIZE, PAGE, SMM_CODE, STEPS, USER_CODE
+from mmu_model.scenario.layout import MACHINE_SIZE, PAGE, STEPS, USER_CODE
 from mmu_model.scenario.schema import Place
 from mmu_model.scenario.tables import FORMATS, GuestTables
 
@@ -171,10 +171,13 @@ CODE, RECORD, RETURN = Touch("fetch", 0, 1), Touch("read", STEPS, 24), Touch("fe
 def test_an_access_is_made_between_the_interpreters_own(
     op: Op, kind: str, size: int, user: bool, mode: Mode
 ) -> None:
-    """As wide as a register if nothing else is said; by a part of the interpreter for users if it is one's."""
+    """As wide as a register if nothing else is said; by a part of the interpreter for users if it is one's.
+
+    System-management mode begins 32 KiB above SMBASE, which is 0x30000 (SDM Vol. 3, 31.3).
+    """
     word = 8 if mode.value in ("4-level", "5-level") else 4
     for in_smm in (False, True):
-        code = Touch("fetch", SMM_CODE, 1) if in_smm else CODE
+        code = Touch("fetch", 0x38000, 1) if in_smm else CODE
         wide = size or (4 if in_smm else word)
         own = Touch(kind, 0x5000, wide, user, 7 if kind == "write" else None)
         around = ([Touch("fetch", USER_CODE, 1, user=True)], [code]) if user else ([], [])

@@ -172,8 +172,8 @@ def test_an_actor_that_loops_in_a_step_is_stopped() -> None:
     """The timer and the handler of the process are as before then."""
     before = signal.getsignal(signal.SIGALRM)
 
-    with pytest.raises(NeverYields, match=r"actor b has been running for 0\.03 s and does not yield"):
-        explore(lambda: Race({"a": walks(2), "b": loops()}), Bound(seconds=0.03))
+    with pytest.raises(NeverYields, match=r"actor b has been running for 0\.05 s and does not yield"):
+        explore(lambda: Race({"a": walks(2), "b": loops()}), Bound(seconds=0.05))
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 

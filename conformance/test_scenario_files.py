@@ -258,6 +258,16 @@ def test_a_slot_that_was_deleted_can_come_back_as_another(read: Reader) -> None:
         read(with_steps(*steps, "slot: {id: 1, base: 16M, readonly: true}"))
 
 
+def test_where_a_slot_was_deleted_another_can_be(read: Reader) -> None:
+    """Until it comes back itself: KVM knows nothing of what was there."""
+    other = "slot: {id: 2, base: 3M, size: 2M}"
+    found = read(with_steps("delete_slot: 1", other, "delete_slot: 2", "slot: {id: 1, base: 2M}"))
+
+    assert [type(step) for step in found.steps] == [SetSlot] * 4
+    with pytest.raises(ValueError, match=":11: error: slot 1 overlaps slot 2"):
+        read(with_steps("delete_slot: 1", other, "slot: {id: 1, base: 4M}"))
+
+
 def test_slots_may_touch_each_other(read: Reader) -> None:
     text = "  2: {base: 4M, size: 4K}\n  3: {base: 0x1ff000, size: 4K}\n"
 

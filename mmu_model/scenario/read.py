@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..snapshot import MmuKind
-from .layout import MACHINE_SIZE, PAGE
+from .layout import PAGE
 from .node import Node
 from .schema import (
     KERNELS,
@@ -27,19 +27,16 @@ from .schema import (
     Scenario,
     SetBit,
     SetEntry,
-    SetSlot,
-    Slot,
     Step,
     Tables,
     TakeSnapshot,
 )
+from .slots import MAX_BASE, Slots
 from .tables import FORMATS, Format
 
 FLAGS = {name: name for name in ("w", "u", "nx", "a", "d", "g", "pwt", "pcd")}
 WRITABLE_USER = frozenset({"w", "u"})
 BITS = ("cr0.wp", "cr4.smep", "cr4.smap", "cr4.pge", "efer.nx")
-MAX_BASE = 1 << 39
-MAX_SLOT = 31
 
 IN_SMM = ("read", "write", "snapshot", "drop", "slot", "delete_slot")
 IN_NESTED = (*IN_SMM, "fetch", "set_entry", "cr3", "invlpg", "get_dirty_log", "clear_dirty_log")
@@ -55,8 +52,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.slots: dict[int, Slot] = {}
-        self.deleted: set[int] = set()
+        self.slots = Slots()
         self.tables: dict[str, Tables] = {}
         self.format: Format | None = None
         self.mode = Mode.LEVEL_4
@@ -72,9 +68,9 @@ class _Reader:
             "set": self.set_bit,
             "smm": lambda node: InSmm(node.line, self.inner_steps(node, IN_SMM)),
             "nested": self.in_nested,
-            "slot": self.change_slot,
-            "delete_slot": self.delete_slot,
-            "get_dirty_log": lambda node: DirtyLog(node.line, self.slot_of(node).id),
+            "slot": self.slots.change,
+            "delete_slot": self.slots.delete,
+            "get_dirty_log": lambda node: DirtyLog(node.line, self.slots.of(node).id),
             "clear_dirty_log": self.clear_dirty_log,
             "drop": lambda node: self.host_pages("drop", node),
             "host_readonly": lambda node: self.host_pages("readonly", node),
@@ -89,8 +85,8 @@ class _Reader:
         self.mode = top["mode"].choice({mode.value: mode for mode in Mode})
         self.format = FORMATS.get(self.mode)
         if "memory" in top:
-            self.memory(top["memory"])
-        slots = tuple(self.slots.values())
+            self.slots.read(top["memory"])
+        slots = tuple(self.slots)
         if "tables" in top:
             self.read_tables(top["tables"])
         if self.mode.paging and not self.tables:
@@ -130,52 +126,6 @@ class _Reader:
         if "maxphyaddr" in members:
             cpu = replace(cpu, maxphyaddr=members["maxphyaddr"].number(32, 52))
         return cpu
-
-    def memory(self, node: Node) -> None:
-        for key, value in node.any_map().items():
-            if not key.isdecimal() or not 1 <= int(key) <= MAX_SLOT:
-                value.fail(f"{key!r} is no number of a memslot from 1 to {MAX_SLOT}")
-            if int(key) in self.slots:
-                value.fail(f"slot {int(key)} a second time")
-            self.add_slot(int(key), value, None)
-
-    def add_slot(self, number: int, node: Node, old: Slot | None) -> Slot:
-        """A new slot, or ``old`` with what ``node`` says of it."""
-        flags = ("dirty_log", "readonly", "smm") if old else ("large", "dirty_log", "readonly", "smm")
-        members = node.map(
-            required=() if old else ("base", "size"),
-            optional=(*flags, "id", *(("base", "size") if old else ("shares",))),
-        )
-        slot = old or Slot(node.line, number, 0, 0)
-        slot = replace(slot, line=node.line, **{n: members[n].flag() for n in flags if n in members})
-        if "base" in members:
-            slot = replace(slot, base=members["base"].aligned(PAGE, MAX_BASE))
-        if "size" in members:
-            slot = replace(slot, size=members["size"].aligned(PAGE, 1 << 30))
-        if "shares" in members:
-            slot = replace(slot, shares=self.slot_of(members["shares"]).id)
-        self.check_slot(slot, node)
-        self.slots[number] = slot
-        return slot
-
-    def check_slot(self, slot: Slot, node: Node) -> None:
-        if slot.size == 0:
-            node.fail(f"slot {slot.id} is empty")
-        if slot.base < MACHINE_SIZE:
-            node.fail(f"slot {slot.id} begins below {MACHINE_SIZE:#x}; that part is the interpreter's")
-        for other in self.slots.values():
-            if (
-                other.id != slot.id
-                and other.base < slot.base + slot.size
-                and slot.base < other.base + other.size
-            ):
-                node.fail(f"slot {slot.id} overlaps slot {other.id}")
-
-    def slot_of(self, node: Node) -> Slot:
-        number = node.number()
-        if number not in self.slots:
-            node.fail(f"no slot {number}")
-        return self.slots[number]
 
     def read_tables(self, node: Node) -> None:
         if self.format is None:
@@ -351,36 +301,15 @@ class _Reader:
         ((bit, value),) = members.items()
         return SetBit(node.line, bit, value.flag())
 
-    def change_slot(self, node: Node) -> Step:
-        members = node.any_map()
-        if "id" not in members:
-            node.fail("'id' is missing")
-        number = members["id"].number(1, MAX_SLOT)
-        old = self.slots.get(number)
-        new = self.add_slot(number, node, old)
-        if old and number not in self.deleted and old.base != new.base and _flags(old) != _flags(new):
-            node.fail(f"slot {number} can be moved or get other flags, one after the other")
-        self.deleted.discard(number)
-        return SetSlot(node.line, new)
-
-    def delete_slot(self, node: Node) -> Step:
-        slot = self.slot_of(node)
-        self.deleted.add(slot.id)
-        return SetSlot(node.line, replace(slot, size=0))
-
     def clear_dirty_log(self, node: Node) -> Step:
         members = node.map(required=("slot", "page", "count"))
         page, count = members["page"].aligned(64), members["count"].number(1)
-        return DirtyLog(node.line, self.slot_of(members["slot"]).id, True, page, count)
+        return DirtyLog(node.line, self.slots.of(members["slot"]).id, True, page, count)
 
     def host_pages(self, what: str, node: Node) -> Step:
         members = node.map(required=("slot",), optional=("page", "count"))
-        slot = self.slot_of(members["slot"])
+        slot = self.slots.of(members["slot"])
         pages = slot.size // PAGE
         page = members["page"].number(0, pages - 1) if "page" in members else 0
         count = members["count"].number(1, pages - page) if "count" in members else 1
         return HostPages(node.line, what, slot.id, page, count)
-
-
-def _flags(slot: Slot) -> tuple[bool, bool]:
-    return slot.dirty_log, slot.readonly

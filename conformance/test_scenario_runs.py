@@ -4,6 +4,8 @@ import pytest
 
 from conformance.short_scenarios import HEAD, Reader, with_steps
 from mmu_model.run import run_scenario, unexpected
+from mmu_model.scenario.schema import Place
+from mmu_model.scenario.tables import GuestTables
 from mmu_model.snapshot import Kind, MmuKind, Recording, StepResult, canonical
 
 RW_U = 0x40000000
@@ -318,3 +320,14 @@ def test_bits_beyond_the_guests_maxphyaddr_are_reserved(read: Reader) -> None:
     for bits, code in ((40, None), (37, 9)):
         given = run(read, "read: 0x80000000", head=head + f"cpu: {{maxphyaddr: {bits}}}\n")
         assert given.results[0].error_code == code
+
+
+def test_the_host_has_40_bits_of_physical_address(read: Reader, mmu: MmuKind) -> None:
+    """As the processor has that was recorded; so has the guest if nothing else is said, and bit 40 is reserved."""
+    entry = GuestTables(read(with_steps("read: 0"))).entry_at(Place("main", RW_U, 1), 1)
+
+    def error(bit: int) -> int | None:
+        step = f"write: {{at: {entry:#x}, value: {1 << bit | 0x200007:#x}}}"
+        return run(read, step, "read: 0x40000000", mmu=mmu).results[0].error_code
+
+    assert (error(39), error(40)) == (None, 9)

@@ -145,6 +145,8 @@ def test_an_actor_that_counts_for_ever_meets_the_bound() -> None:
 
     with pytest.raises(ScheduleFailed, match="no end after 50 steps"):
         explore(lambda: Race({"a": counts(), "b": walks(2)}), Bound(steps=50))
+    with pytest.raises(ScheduleFailed, match="no end after 1000 steps"):
+        explore(lambda: Race({"a": counts()}))
 
 
 def test_a_condition_that_must_always_hold_is_looked_at_after_every_step() -> None:

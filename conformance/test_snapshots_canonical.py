@@ -51,6 +51,7 @@ def test_states_that_differ_in_addresses_only_have_one_canonical_form() -> None:
 
     assert canonical(one) == canonical(two)
     assert differences(canonical(one), canonical(two)) == []
+    assert len({canonical(one), canonical(two)}) == 1, "states can be counted"
 
 
 def test_canonical_ids_and_frames_follow_the_tables() -> None:
@@ -134,6 +135,7 @@ def test_every_place_of_an_entry_is_renamed_and_sorted() -> None:
     result = canonical(state)
     renamed = (SpteAt(PageId(0), 9), SpteAt(PageId(1), 3), SpteAt(PageId(1), 4))
 
+    assert hash(result) == hash(canonical(result))
     assert gfns(result) == [1, 2, 3]
     assert [each.parent_ptes for each in result.pages] == [(), None, renamed]
     assert [each.ptep for each in result.pages] == [None, None, SpteAt(PageId(1), 5)]

@@ -276,15 +276,17 @@ def test_a_4_byte_entry_is_written_at_once(read: Reader) -> None:
 def test_the_upper_half_of_a_pae_entry_is_left_alone_if_it_stays(read: Reader) -> None:
     """And is written first, while the entry is not present, if a page appears; last if it goes."""
     steps = (
+        "set_entry: {in: main, at: 0x40002000, level: 1, to: 4M}",
         "set_entry: {in: main, at: 0x40000000, level: 1, to: 3M}",
         "set_entry: {in: main, at: 0x40000000, level: 1, to: 8G}",
         "set_entry: {in: main, at: 0x40000000, level: 1, to: 8G, flags: []}",
         "set_entry: {in: main, at: 0x40000000, level: 1, clear: true}",
     )
     found = ops(compile_scenario(read(with_steps(*steps).replace("4-level", "pae"))))
-    at = found[0][1]
+    at = found[1][1]
 
     assert [(where - at, value) for _, where, value in found] == [
+        (16, 0x400007),
         (0, 0x300007),
         *((4, 2), (0, 7)),
         (0, 1),

@@ -116,6 +116,7 @@ def test_the_step_that_does_not_fit_is_numbered(schedule: list[str], step: int) 
     with pytest.raises(WrongSchedule) as wrong:
         replay(adders(adds_under_the_lock), schedule)
     assert wrong.value.step == step
+    assert str(wrong.value).startswith(f"step {step}")
 
 
 def test_who_tries_in_vain_is_let_run_twice() -> None:

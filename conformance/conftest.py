@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import settings
 from conformance import violations
 from conformance.broken import BrokenModel
 from conformance.pictures import NEWEST, Attach, Camera
+from conformance.short_scenarios import Reader
 from mmu_model.kernels import KERNELS
+from mmu_model.scenario import Scenario, read_scenario
 from mmu_model.snapshot import MmuKind
 from mmuspec.violations import Violation
 
@@ -33,6 +36,18 @@ def mmu(request: pytest.FixtureRequest) -> MmuKind:
     """Each MMU in turn: the TDP MMU, direct pages of the shadow MMU, shadow paging."""
     kind: MmuKind = request.param
     return kind
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Reader:
+    """Reads a scenario from text: that of the file ``some.yaml``."""
+
+    def reads(text: str) -> Scenario:
+        path = tmp_path / "some.yaml"
+        path.write_text(text)
+        return read_scenario(path)
+
+    return reads
 
 
 @pytest.fixture

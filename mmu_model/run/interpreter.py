@@ -6,6 +6,7 @@ from typing import Final
 from mmu_model.hardware.faults import NestedPageFault, PageFault
 from mmu_model.kvm.vcpu import KVM_REQ_TLB_FLUSH_CURRENT
 from mmu_model.machine import Cpu
+from mmu_model.run.errors import NotModelled
 from mmu_model.scenario import Op, Program, Record, Touch, touches
 from mmu_model.scenario.layout import RECORD_SIZE, SMM_CODE, SMM_STEPS, STEPS
 from mmu_model.snapshot import Address, StepResult, Word
@@ -141,6 +142,10 @@ class Interpreter:
     def _touch(self, touch: Touch) -> int:
         """One access; of what is wider than a register, its beginning."""
         size = min(touch.size, 8 if self._mode.long and not self._in_smm else 4)
+        if touch.address % 8 + size > 8:
+            raise NotModelled(
+                f"{size} bytes at {touch.address:#x} cross a multiple of 8, which is not modelled"
+            )
         cpl = 3 if touch.user else 0
         if touch.kind == "read":
             return self._cpu.read(touch.address, size, cpl=cpl)

@@ -8,7 +8,7 @@ from mmu_model.kvm.errors import KvmBug, KvmError
 from mmu_model.kvm.types import Hva
 from mmu_model.machine import TripleFault, VirtualMachine
 from mmu_model.run.build import add_cpu, build_machine, map_memory
-from mmu_model.run.errors import RunError
+from mmu_model.run.errors import NotModelled, RunError
 from mmu_model.run.interpreter import Interpreter
 from mmu_model.run.userspace import Userspace
 from mmu_model.scenario import HostCall, HostOp, Program, Record, Scenario, compile_scenario
@@ -88,7 +88,7 @@ class _Run:
         )
         try:
             interpreter.run()
-        except (KvmError, KvmBug, TripleFault, Fault) as end:
+        except (KvmError, KvmBug, TripleFault, Fault, NotModelled) as end:
             line = self.lines[interpreter.step]
             raise RunError(self.scenario.where, line, f"the guest cannot go on: {end}") from None
         return Recording(self.scenario.name, self.program.digest, tuple(self.results), tuple(self.snapshots))

@@ -78,6 +78,8 @@ class Userspace:
             add_memory_region(kvm, slot_id, gpa, size, hva, flags=flags, as_id=as_id)
         elif not size:
             delete_memory_region(kvm, old)
+        elif size >> PAGE_SHIFT != old.npages:
+            raise KvmError(f"memory slot {slot_id} has its size for good; delete it and make another")
         elif gpa >> PAGE_SHIFT != old.base_gfn:
             move_memory_region(kvm, old, gpa)
         else:

@@ -1,7 +1,7 @@
 """Scenarios: short YAML programs that a real kernel and the model both run.
 
-``schema`` holds the types, ``read`` makes them from a file, ``tables`` builds the guest's page tables,
-``compile`` turns a scenario into a step list and memory, ``layout`` says where they lie in the guest, and
+``schema`` holds the types, ``read`` makes them from a file, ``slots`` those of memory, ``tables`` builds the guest's
+page tables, ``compile`` turns a scenario into a step list and memory, ``layout`` says where they lie in the guest, and
 ``touches`` what one step touches, the interpreter's own accesses included.
 """
 

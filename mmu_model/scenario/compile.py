@@ -83,17 +83,18 @@ class HostCall:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of a step list, at the guest-physical ``at``; ``step`` is the step's number in the scenario.
+    """One entry of a step list, at the guest-physical ``at`` once it has its place; ``step`` is the step's number
+    in the scenario.
 
     With Op.HOST, ``address`` is the number of the first host call and ``value`` how many there are: what
     userspace does in a row, it does without letting the guest run in between.
     """
 
-    at: int
     op: Op
     address: int = 0
     value: int = 0
     step: int = 0
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class _Compiler:
         entries = dict(self.tables.entries) if self.tables else {}
         machine = Slot(1, MACHINE_SLOT, 0, MACHINE_SIZE, smm=scenario.uses_smm)
         slots = [call for slot in (machine, *scenario.slots) for call in self.slot_calls(slot)]
-        main = [*self.steps(scenario.steps), Record(0, Op.END)]
+        main = [*self.steps(scenario.steps), Record(Op.END)]
         if STEPS + RECORD_SIZE * len(main) > self.lists_end:
             raise ScenarioError(scenario.where, 1, "too many steps; make two scenarios of it")
         self.place_list(main, STEPS)
@@ -235,22 +236,22 @@ class _Compiler:
                         self.scenario.where, step.line, "size is for writes of the supervisor"
                     )
                 value = step.value if step.kind == "write" else 0
-                return [Record(0, op, step.at + i * step.every, value) for i in range(step.count)]
+                return [Record(op, step.at + i * step.every, value) for i in range(step.count)]
             case SetEntry():
                 return self.set_entry(step)
             case LoadCr3():
                 assert self.tables is not None
-                return [Record(0, Op.CR3, 0, self.tables.roots[step.tables])]
+                return [Record(Op.CR3, 0, self.tables.roots[step.tables])]
             case Invlpg():
-                return [Record(0, Op.INVLPG, step.at)]
+                return [Record(Op.INVLPG, step.at)]
             case SetBit():
                 return [self.set_bit(step)]
             case InSmm():
-                inner = self.inner_list([*self.steps(step.steps), Record(0, Op.RSM)])
+                inner = self.inner_list([*self.steps(step.steps), Record(Op.RSM)])
                 return [self.host(HostOp.POKE, SMM_STEPS, inner, 8), self.host(HostOp.SMI)]
             case InNested():
-                inner = self.inner_list([*self.steps(step.steps), Record(0, Op.VMMCALL)])
-                return [self.host(HostOp.POKE, VMCB_RIP, 0, 8), Record(0, Op.VMRUN, VMCB, inner)]
+                inner = self.inner_list([*self.steps(step.steps), Record(Op.VMMCALL)])
+                return [self.host(HostOp.POKE, VMCB_RIP, 0, 8), Record(Op.VMRUN, VMCB, inner)]
             case SetSlot():
                 return [self.host(call.op, *call.args) for call in self.slot_calls(step.slot)]
             case DirtyLog() if step.clear:
@@ -265,14 +266,14 @@ class _Compiler:
 
     def host(self, op: HostOp, *args: int) -> Record:
         self.calls.append(HostCall(op, args, self.number))
-        return Record(0, Op.HOST, len(self.calls) - 1, 1)
+        return Record(Op.HOST, len(self.calls) - 1, 1)
 
     def set_bit(self, step: SetBit) -> Record:
         name, bit = step.bit.split(".")[0], BITS[step.bit]
         old = getattr(self.registers, name)
         new = old | bit if step.value else old & ~bit
         self.registers = replace(self.registers, **{name: new})
-        return Record(0, REGISTER_OPS[name], 0, new)
+        return Record(REGISTER_OPS[name], 0, new)
 
     def set_entry(self, step: SetEntry) -> list[Record]:
         assert self.tables is not None
@@ -288,10 +289,10 @@ class _Compiler:
         if step.quietly:
             return [self.host(HostOp.POKE, address, word, self.entry_size)]
         if self.entry_size == 4 or self.scenario.mode.long:
-            return [Record(0, Op.WRITE_4 if self.entry_size == 4 else Op.WRITE, address, word)]
-        halves = [Record(0, Op.WRITE_4, address, word & 0xFFFFFFFF)]
+            return [Record(Op.WRITE_4 if self.entry_size == 4 else Op.WRITE, address, word)]
+        halves = [Record(Op.WRITE_4, address, word & 0xFFFFFFFF)]
         if word >> 32 != old >> 32:  # the upper half while the entry is not present
-            halves.insert(0 if word & 1 else 1, Record(0, Op.WRITE_4, address + 4, word >> 32))
+            halves.insert(0 if word & 1 else 1, Record(Op.WRITE_4, address + 4, word >> 32))
         return halves
 
     def slot_calls(self, slot: Slot) -> list[HostCall]:

@@ -89,7 +89,7 @@ class Node:
     def number(self, low: int = 0, high: int = (1 << 64) - 1) -> int:
         """An integer (also 0x..., and with K, M or G behind it) within the bounds."""
         text = self.text()
-        match = re.fullmatch(r"(0[xX][0-9a-fA-F_]+|[0-9][0-9_]*)([KMG]?)", text)
+        match = re.fullmatch(r"(0[xX][0-9a-fA-F][0-9a-fA-F_]*|0|[1-9][0-9_]*)([KMG]?)", text)
         if match is None:
             self.fail(f"{text!r} is no number")
         value = int(match[1].replace("_", ""), 0) * UNITS[match[2]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..snapshot import MmuKind
-from .layout import MACHINE_SIZE, MACHINE_SLOT, PAGE
+from .layout import PAGE
 from .node import Node
 from .schema import (
     KERNELS,
@@ -27,18 +27,16 @@ from .schema import (
     Scenario,
     SetBit,
     SetEntry,
-    SetSlot,
-    Slot,
     Step,
     Tables,
     TakeSnapshot,
 )
+from .slots import MAX_BASE, Slots
 from .tables import FORMATS, Format
 
 FLAGS = {name: name for name in ("w", "u", "nx", "a", "d", "g", "pwt", "pcd")}
 WRITABLE_USER = frozenset({"w", "u"})
 BITS = ("cr0.wp", "cr4.smep", "cr4.smap", "cr4.pge", "efer.nx")
-MAX_BASE = 1 << 39
 
 IN_SMM = ("read", "write", "snapshot", "drop", "slot", "delete_slot")
 IN_NESTED = (*IN_SMM, "fetch", "set_entry", "cr3", "invlpg", "get_dirty_log", "clear_dirty_log")
@@ -54,7 +52,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.slots: dict[int, Slot] = {}
+        self.slots = Slots()
         self.tables: dict[str, Tables] = {}
         self.format: Format | None = None
         self.mode = Mode.LEVEL_4
@@ -70,9 +68,9 @@ class _Reader:
             "set": self.set_bit,
             "smm": lambda node: InSmm(node.line, self.inner_steps(node, IN_SMM)),
             "nested": self.in_nested,
-            "slot": self.change_slot,
-            "delete_slot": lambda node: SetSlot(node.line, replace(self.slot_of(node), size=0)),
-            "get_dirty_log": lambda node: DirtyLog(node.line, self.slot_of(node).id),
+            "slot": self.slots.change,
+            "delete_slot": self.slots.delete,
+            "get_dirty_log": lambda node: DirtyLog(node.line, self.slots.of(node).id),
             "clear_dirty_log": self.clear_dirty_log,
             "drop": lambda node: self.host_pages("drop", node),
             "host_readonly": lambda node: self.host_pages("readonly", node),
@@ -87,8 +85,8 @@ class _Reader:
         self.mode = top["mode"].choice({mode.value: mode for mode in Mode})
         self.format = FORMATS.get(self.mode)
         if "memory" in top:
-            self.memory(top["memory"])
-        slots = tuple(self.slots.values())
+            self.slots.read(top["memory"])
+        slots = tuple(self.slots)
         if "tables" in top:
             self.read_tables(top["tables"])
         if self.mode.paging and not self.tables:
@@ -129,50 +127,6 @@ class _Reader:
             cpu = replace(cpu, maxphyaddr=members["maxphyaddr"].number(32, 52))
         return cpu
 
-    def memory(self, node: Node) -> None:
-        for key, value in node.any_map().items():
-            if not key.isdecimal() or int(key) == MACHINE_SLOT:
-                value.fail(f"{key!r} is no number of a memslot from 1 on")
-            self.add_slot(int(key), value, None)
-
-    def add_slot(self, number: int, node: Node, old: Slot | None) -> Slot:
-        """A new slot, or ``old`` with what ``node`` says of it."""
-        flags = ("large", "dirty_log", "readonly", "smm")
-        members = node.map(
-            required=() if old else ("base", "size"),
-            optional=(*flags, "shares", "id", *(("base", "size") if old else ())),
-        )
-        slot = old or Slot(node.line, number, 0, 0)
-        slot = replace(slot, line=node.line, **{n: members[n].flag() for n in flags if n in members})
-        if "base" in members:
-            slot = replace(slot, base=members["base"].aligned(PAGE, MAX_BASE))
-        if "size" in members:
-            slot = replace(slot, size=members["size"].aligned(PAGE, 1 << 30))
-        if "shares" in members:
-            slot = replace(slot, shares=self.slot_of(members["shares"]).id)
-        self.check_slot(slot, node)
-        self.slots[number] = slot
-        return slot
-
-    def check_slot(self, slot: Slot, node: Node) -> None:
-        if slot.size == 0:
-            node.fail(f"slot {slot.id} is empty")
-        if slot.base < MACHINE_SIZE:
-            node.fail(f"slot {slot.id} begins below {MACHINE_SIZE:#x}; that part is the interpreter's")
-        for other in self.slots.values():
-            if (
-                other.id != slot.id
-                and other.base < slot.base + slot.size
-                and slot.base < other.base + other.size
-            ):
-                node.fail(f"slot {slot.id} overlaps slot {other.id}")
-
-    def slot_of(self, node: Node) -> Slot:
-        number = node.number()
-        if number not in self.slots:
-            node.fail(f"no slot {number}")
-        return self.slots[number]
-
     def read_tables(self, node: Node) -> None:
         if self.format is None:
             node.fail(f"mode {self.mode.value} has no page tables")
@@ -190,24 +144,41 @@ class _Reader:
         if "share" in members:
             node.map(required=("at", "share"))
             return Mapping(node.line, at, share=self.place(members["share"]))
-        sizes = {name: 1 << shift for name, shift in self.table_format().sizes.items()}
+        table = self.table_format()
+        sizes = {name: 1 << shift for name, shift in table.sizes.items()}
         size = members["size"].choice(sizes) if "size" in members else PAGE
         through = members["through"].any_map() if "through" in members else {}
         if at % size:
             node.fail(f"{at:#x} is no multiple of the page size")
+        to = members["to"].aligned(size) if "to" in members else at
+        count = members["count"].number(1, 1024) if "count" in members else 1
+        every = members["every"].aligned(size) if "every" in members else None
+        self.formed(node, at + (count - 1) * (every or size))
+        self.reached(node, to if every else to + (count - 1) * size)
         return Mapping(
             node.line,
             at,
-            to=members["to"].aligned(size, MAX_BASE) if "to" in members else at,
-            count=members["count"].number(1, 1024) if "count" in members else 1,
-            every=members["every"].aligned(size) if "every" in members else None,
+            to=to,
+            count=count,
+            every=every,
             size=size,
             flags=self.flags(members.get("flags")),
             through=tuple((self.level(level, value), self.flags(value)) for level, value in through.items()),
         )
 
     def flags(self, node: Node | None) -> frozenset[str]:
-        return WRITABLE_USER if node is None else frozenset(node.each(lambda item: item.choice(FLAGS)))
+        if node is None:
+            return WRITABLE_USER
+        flags = frozenset(node.each(lambda item: item.choice(FLAGS)))
+        if "nx" in flags and self.table_format().entry == 4:
+            node.fail("entries of 32-bit paging have no room for nx")
+        return flags
+
+    def reached(self, node: Node, frame: int) -> int:
+        """A guest-physical address that an entry has room for."""
+        if frame > MAX_BASE or frame >> 8 * self.table_format().entry:
+            node.fail(f"{frame:#x} is too high for an entry to map it")
+        return frame
 
     def level(self, text: str, node: Node) -> int:
         if text not in self.table_format().level_names:
@@ -231,9 +202,14 @@ class _Reader:
 
     def address(self, node: Node) -> int:
         """A linear address the mode can form; in long mode a canonical one."""
+        return self.formed(node, node.number())
+
+    def formed(self, node: Node, address: int) -> int:
+        """The same of an address that was calculated."""
         if not self.mode.long:
-            return node.number(0, 0xFFFFFFFF)
-        address = node.number()
+            if address >> 32:
+                node.fail(f"{address:#x} has more than 32 bits")
+            return address
         sign = self.table_format().width - 1
         if address >> sign not in (0, (1 << 64 - sign) - 1):
             node.fail(f"{address:#x} is not canonical")
@@ -285,16 +261,20 @@ class _Reader:
             members["user"].fail("user mode is only possible with paging, outside of smm and nested")
         if fault and not self.mode.paging:
             members["fault"].fail("nothing faults without paging")
+        at = self.address(members["at"])
+        count = members["count"].number(1, 512) if "count" in members else 1
+        every = members["every"].number(1) if "every" in members else PAGE
+        self.formed(node, at + (count - 1) * every)
         return Access(
             node.line,
             kind,
-            self.address(members["at"]),
+            at,
             user=user,
             fault=fault,
             value=members["value"].number() if "value" in members else 0x5EED,
             size=members["size"].choice({"1": 1, "4": 4}) if "size" in members else None,
-            count=members["count"].number(1, 512) if "count" in members else 1,
-            every=members["every"].number(1) if "every" in members else PAGE,
+            count=count,
+            every=every,
         )
 
     def set_entry(self, node: Node) -> Step:
@@ -308,7 +288,7 @@ class _Reader:
         return SetEntry(
             node.line,
             place,
-            to=members["to"].aligned(PAGE, MAX_BASE) if "to" in members else None,
+            to=self.reached(node, members["to"].aligned(PAGE)) if "to" in members else None,
             table=self.place(members["table"]) if "table" in members else None,
             flags=self.flags(members.get("flags")),
             quietly="quietly" in members and members["quietly"].flag(),
@@ -321,21 +301,14 @@ class _Reader:
         ((bit, value),) = members.items()
         return SetBit(node.line, bit, value.flag())
 
-    def change_slot(self, node: Node) -> Step:
-        members = node.any_map()
-        if "id" not in members:
-            node.fail("'id' is missing")
-        number = members["id"].number(1, 31)
-        return SetSlot(node.line, self.add_slot(number, node, self.slots.get(number)))
-
     def clear_dirty_log(self, node: Node) -> Step:
         members = node.map(required=("slot", "page", "count"))
         page, count = members["page"].aligned(64), members["count"].number(1)
-        return DirtyLog(node.line, self.slot_of(members["slot"]).id, True, page, count)
+        return DirtyLog(node.line, self.slots.of(members["slot"]).id, True, page, count)
 
     def host_pages(self, what: str, node: Node) -> Step:
         members = node.map(required=("slot",), optional=("page", "count"))
-        slot = self.slot_of(members["slot"])
+        slot = self.slots.of(members["slot"])
         pages = slot.size // PAGE
         page = members["page"].number(0, pages - 1) if "page" in members else 0
         count = members["count"].number(1, pages - page) if "count" in members else 1

@@ -118,6 +118,7 @@ class _Explorer:
     def _enter(self, preemptions: int) -> None:
         """The run has come to a state: go on from it unless that was done before."""
         run = self.run
+        self.longest = max(self.longest, len(run.steps))
         state = self._state(run, preemptions)
         if state in self.known:
             self.way[-1].schedules += self.known[state]
@@ -127,8 +128,6 @@ class _Explorer:
             raise ScheduleFailed(
                 "the actors come back to where they were: they may go on for ever", run.steps
             )
-        if len(run.steps) >= self.bound.steps:
-            raise ScheduleFailed(f"no end after {len(run.steps)} steps", run.steps)
         if len(self.known) + len(self.way) >= self.bound.states:
             raise BoundReached(
                 f"more than {self.bound.states} states: raise the bound, or bound the preemptions"
@@ -136,7 +135,8 @@ class _Explorer:
         able = self._allowed(run, preemptions)
         if not able:
             run.check_end()
-        self.longest = max(self.longest, len(run.steps))
+        elif len(run.steps) >= self.bound.steps:
+            raise ScheduleFailed(f"no end after {len(run.steps)} steps", run.steps)
         self.way.append(_Node(state, able, int(not able), preemptions))
 
     def _leave(self) -> int:

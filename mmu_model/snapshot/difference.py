@@ -9,7 +9,7 @@ from typing import Any
 
 from .state import Entry, PageId, ShadowPage, Snapshot
 
-ELSEWHERE = ("name", "kernel", "mmu", "pages")  # what is being compared, and what _page compares
+ELSEWHERE = ("name", "kernel", "mmu", "pages")  # of snapshots: what is being compared; what _page compares
 
 
 def differences(one: Snapshot, two: Snapshot) -> list[str]:
@@ -17,7 +17,8 @@ def differences(one: Snapshot, two: Snapshot) -> list[str]:
 
     Pages are matched by id: canonical ids follow the tables, so the first line is where the states part.
     """
-    lines = [line for name in _fields(one) for line in _value(name, getattr(one, name), getattr(two, name))]
+    names = [name for name in _fields(one) if name not in ELSEWHERE]
+    lines = [line for name in names for line in _value(name, getattr(one, name), getattr(two, name))]
     first, second = one.by_id(), two.by_id()
     for page_id in sorted({*first, *second}):
         lines += _page(page_id, first.get(page_id), second.get(page_id))
@@ -25,7 +26,7 @@ def differences(one: Snapshot, two: Snapshot) -> list[str]:
 
 
 def _fields(value: Any) -> Iterator[str]:
-    return (field.name for field in dataclasses.fields(value) if field.name not in ELSEWHERE)
+    return (field.name for field in dataclasses.fields(value))
 
 
 def _value(where: str, one: Any, two: Any) -> Iterator[str]:

@@ -133,5 +133,5 @@ def _entry_to_json(entry: dict[str, Any], page: dict[str, Any]) -> str:
 
 def _entry_from_json(index: str, line: str) -> dict[str, Any]:
     spelled, _, translation = line.partition(" = ")
-    entry: dict[str, Any] = {"index": int(index), "raw": spelled.split()[0]}
+    entry: dict[str, Any] = {"index": int(index), "raw": spelled}
     return {**entry, "shadowed_translation": translation} if translation else entry

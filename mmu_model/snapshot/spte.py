@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 PRESENT, WRITABLE, USER = 1 << 0, 1 << 1, 1 << 2
-ACCESSED, DIRTY, LARGE, GLOBAL = 1 << 5, 1 << 6, 1 << 7, 1 << 8
+ACCESSED, DIRTY, LARGE = 1 << 5, 1 << 6, 1 << 7
 HOST_WRITABLE = 1 << 9  # DEFAULT_SPTE_HOST_WRITABLE
 MMU_WRITABLE = 1 << 10  # DEFAULT_SPTE_MMU_WRITABLE
 MMU_PRESENT = 1 << 11  # SPTE_MMU_PRESENT_MASK

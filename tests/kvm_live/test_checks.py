@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from conformance.handmade import LEAF, TABLE, page, snapshot
 from kvm_live.checks import disagreements
 from kvm_live.memory import BadAddressError
 from kvm_live.vm import VmDecoder
 from mmu_model.snapshot import Gfn, Memslot, PageId, Role, ShadowPage, Snapshot, SpteAt
-
-from ..test_snapshot import LEAF, TABLE, page, snapshot
 
 BASE = 0x7F0000000000
 

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
+from conformance.handmade import LEAF, TABLE, page, snapshot
 from kvm_live.trace import Trace
 from mmu_model.snapshot import Gfn, MmuKind, Role, Snapshot
-
-from ..test_snapshot import LEAF, TABLE, page, snapshot
 
 NEW = "vmm-7 [000] ..... 5.1: kvm_mmu_get_page: sp gen 0 gfn 40 l2 8-byte q0 wux nxe ad root 0 sync new"
 LEAF_NEW = NEW.replace("gfn 40 l2", "gfn 41 l1")

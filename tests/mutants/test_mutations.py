@@ -140,6 +140,15 @@ def test_what_is_no_python_is_not_drawn(tmp_path: Path) -> None:
     assert list(draw(of, population(of, ["tiny/it.py"]), 10, seed=1)) == []
 
 
+def test_what_cosmic_ray_cannot_change_is_not_drawn(tmp_path: Path) -> None:
+    """An exception with a dot in its name; those beside it are drawn."""
+    of = project(tmp_path, "try:\n    pass\nexcept (OSError, zlib.error):\n    pass\n")
+    drawn = [
+        one for one in draw(of, population(of, ["tiny/it.py"]), 10, seed=1) if "Exception" in one.operator
+    ]
+    assert [one.start for one in drawn] == [(3, 8)]
+
+
 def test_what_uses_a_constant_is_asked_first(tmp_path: Path) -> None:
     """Then what executes something of its file, then the rest, each the quickest first."""
     of = project(tmp_path, "LIMIT = 3\n\n\ndef f(x):\n    return x\n")

@@ -82,7 +82,10 @@ def _nest(project: Project, _thread: int) -> Nest:
 
 def compiled(project: Project, of: Mutant) -> CodeType | None:
     """The mutated module's code; None if it is no Python, or the same as before."""
-    source = mutated(project, of)
+    try:
+        source = mutated(project, of)
+    except AttributeError:  # cosmic-ray cannot replace an exception that has a dot in its name
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

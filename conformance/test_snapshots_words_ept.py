@@ -105,7 +105,18 @@ def test_an_entry_that_waits_for_an_access_keeps_its_rights_elsewhere() -> None:
         True,
         False,
     )
+    assert ept(LEAF | AD_DISABLED | 1 << 54).restored == ept(LEAF | AD_DISABLED | 1 << 54 | 1)
     assert ept(LEAF | 4 << 54).restored == ept(LEAF | 4 << 54)
+    assert ept(LEAF | 2 * AD_DISABLED | 4 << 54).restored == ept(LEAF | 2 * AD_DISABLED | 4 << 54)
+
+
+@pytest.mark.parametrize("right", [1, 2, 4])
+def test_an_entry_with_a_right_waits_for_nothing(right: int) -> None:
+    """What is 54 bits further up is not looked at then; bit 55 never: W is not kept there."""
+    used = ept(LEAF | AD_DISABLED | 5 << 54 | right)
+
+    assert used.restored == used
+    assert not ept(LEAF | AD_DISABLED | 2 << 54).restored.writable
 
 
 kernels = pytest.mark.parametrize("kernel", KERNELS)

@@ -70,11 +70,12 @@ def mmu_sync_children(vcpu: KvmVcpu, parent: KvmMmuPage) -> None:
     kvm = vcpu.kvm
     invalid_list: InvalidList = []
     while unsync := mmu_unsync_walk(kvm, parent):
+        protected = flush = False
         for sp, _ in unsync:
             slot = vcpu.memslots.find(sp.gfn)
-            if slot is not None and write_protect_gfn(kvm, slot, sp.gfn):
-                kvm.flush_remote_tlbs()
-        flush = False
+            protected |= slot is not None and write_protect_gfn(kvm, slot, sp.gfn)
+        if protected:
+            kvm.flush_remote_tlbs()
         for sp, path in unsync:
             unlink_unsync_page(kvm, sp)
             flush |= kvm_sync_page(vcpu, sp, invalid_list) > 0

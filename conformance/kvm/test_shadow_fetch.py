@@ -10,6 +10,7 @@ from conformance.scenes import GIB, MIB, PAGE, USED, Scene, editing_guest, guest
 from mmu_model.hardware import Gfn, Mode
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import KvmPageFault, RetPf
+from mmu_model.kvm.faultin import kvm_faultin_pfn
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from mmu_model.kvm.notifier import invalidate_range_end, invalidate_range_start
 from mmu_model.kvm.page import KvmMmuPage
@@ -21,7 +22,6 @@ from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import Hva, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
 from mmu_model.kvm.vm import TdpFormat
-from mmu_model.shadow import fetch
 from mmu_model.snapshot import MmuKind
 
 HERE, OTHER = 0x6000, 0x7000
@@ -78,15 +78,15 @@ def test_a_table_that_was_swapped_out_meanwhile_is_walked_again(
     (old,) = (sp for sp in structs(scene.vm) if sp.gfn == table >> 12)
     scene.edit(0, scene.vm.memory.read(scene.tables.entry_address(0, 2)), level=2)
     (slot,) = scene.vm.kvm.memslots[0]
-    original, swapped = fetch.kvm_faultin_pfn, list[bool]()
+    swapped = list[bool]()
 
     def faultin(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> RetPf:
         if not swapped:
             swapped.append(True)
             scene.vm.process.swap_out(slot.hva(Gfn(table >> 12)))
-        return original(vcpu, fault, access)
+        return kvm_faultin_pfn(vcpu, fault, access)
 
-    monkeypatch.setattr(fetch, "kvm_faultin_pfn", faultin)
+    monkeypatch.setattr("mmu_model.shadow.fetch.kvm_faultin_pfn", faultin)
     assert old.unsync
     assert scene.reads(0x5000) == 7
 

@@ -130,8 +130,9 @@ def test_which_work_is_done_in_invalid_roots(what: str) -> None:
 
 @pytest.mark.parametrize("what", WORKS)
 def test_all_of_it_needs_mmu_lock(what: str) -> None:
-    """Held for write if it says so, else for read."""
+    """Held for write if it says so, else for read; even where there is nothing to do."""
     scene, slot, _ = two_spaces()
+    empty = scene.vm.add_memory(300 * MIB, 4 * MIB)
     kvm, (lock, _, work) = scene.vm.kvm, WORKS[what]
     other: Hold = kvm.mmu_lock.read if lock == "write" else kvm.mmu_lock.write
     before = spte(scene, 0)
@@ -140,6 +141,8 @@ def test_all_of_it_needs_mmu_lock(what: str) -> None:
         finish(work(kvm, slot))
     with pytest.raises(LockNotHeld):
         finish(work(kvm, slot))
+    with pytest.raises(LockNotHeld):
+        finish(work(kvm, empty))
 
     assert spte(scene, 0) == before
 

@@ -24,6 +24,8 @@ from mmu_model.kvm.vm import TdpFormat
 from mmu_model.shadow.nx import kvm_recover_nx_huge_pages
 from mmu_model.shadow.unsync import mmu_try_to_unsync_pages
 from mmu_model.snapshot import MmuKind
+from mmu_model.tdp.changed import tdp_mmu_set_spte_atomic
+from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.map import kvm_tdp_mmu_page_fault
 from mmu_model.tdp.protect import kvm_tdp_mmu_clear_dirty_pt_masked
 from mmu_model.tdp.zap import (
@@ -98,6 +100,19 @@ def test_of_a_table_that_goes() -> None:
     found = under(scene.vm.kvm.mmu_lock.write, kvm_tdp_mmu_zap_sp(scene.vm.kvm, low))
 
     assert found == [WRITES, "freezes a table that was unlinked", "freezes an spte", "freezes an spte"]
+
+
+def test_of_a_table_that_goes_among_others() -> None:
+    """The same, with an exchange in the place of the store."""
+    scene = touched_guest()
+    kvm = scene.vm.kvm
+    with kvm.rcu.read:
+        place = TdpIter(kvm, kvm.tdp_mmu_roots[0], Gfn(5), 2)
+        while place.try_step_down():
+            pass
+        found = under(kvm.mmu_lock.read, tdp_mmu_set_spte_atomic(kvm, place, kvm.kernel.frozen_spte))
+
+    assert found == [EXCHANGES, "freezes a table that was unlinked", "freezes an spte", "freezes an spte"]
 
 
 def test_of_the_hosts_doings() -> None:

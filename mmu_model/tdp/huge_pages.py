@@ -53,6 +53,6 @@ def _zap_collapsible_below(kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot) -> S
 def _is_collapsible(kvm: Kvm, slot: KvmMemorySlot, place: TdpIter) -> bool:
     if place.level > KVM_MAX_HUGEPAGE_LEVEL or not is_shadow_present_pte(place.old_spte):
         return False
-    if is_last_spte(place.old_spte, place.level) or not slot.base_gfn <= place.gfn < slot.end_gfn:
+    if is_last_spte(place.old_spte, place.level) or place.gfn < slot.base_gfn:
         return False
     return kvm_mmu_max_mapping_level(kvm, slot, place.gfn, KVM_MAX_HUGEPAGE_LEVEL) >= place.level

@@ -11,6 +11,7 @@ from mmu_model.hardware import Gfn, Mode
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import KvmPageFault, RetPf
 from mmu_model.kvm.faultin import kvm_faultin_pfn
+from mmu_model.kvm.memory_region import set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
 from mmu_model.kvm.notifier import invalidate_range_end, invalidate_range_start
 from mmu_model.kvm.page import KvmMmuPage
@@ -175,6 +176,22 @@ def test_a_large_leaf_makes_room_for_itself(kernel: str, mmu: MmuKind, paging: s
     assert scene.reads(2 * MIB) == 1
 
 
+def test_a_table_makes_room_for_itself_in_the_place_of_a_large_leaf(kernel: str) -> None:
+    """Writes are logged from now on: the next one is to a small page; TLBs forget the large one."""
+    scene = guest(kernel, MmuKind.DIRECT, host_level=2)
+    scene.cpu.write(2 * MIB, 1)
+    (slot,) = scene.vm.kvm.memslots[0]
+    set_memory_region_flags(scene.vm.kvm, slot, KVM_MEM_LOG_DIRTY_PAGES)
+    flushes = scene.vm.kvm.stat["remote_tlb_flush"]
+
+    scene.cpu.write(2 * MIB + PAGE, 2)
+
+    assert scene.vm.kvm.stat["remote_tlb_flush"] - flushes == 1
+    assert slot.dirty_bitmap == {(2 * MIB >> 12) + 1}
+    assert pte_list(scene.vm.host, slot.gfn_to_rmap(2 * MIB >> 12, 2)) == []
+    assert scene.reads(2 * MIB) == 1
+
+
 ALL = {n * PAGE: (0x100 + n) * PAGE for n in range(24)}
 
 
@@ -183,12 +200,14 @@ ALL = {n * PAGE: (0x100 + n) * PAGE for n in range(24)}
     [
         ({}, range(8, 16)),
         ({13: 0}, range(8, 13)),
+        ({13: 0x10D000 | USED & ~1}, range(8, 13)),
         ({13: 0x10D000 | 0x47}, range(8, 13)),
+        ({13: 0x10D000 | USED | 1 << 51}, range(8, 13)),
         ({8: 0}, [11]),
         ({12: DEVICE | USED}, range(8, 12)),
         ({16: 0, 7: 0}, range(8, 16)),
     ],
-    ids=["all", "absent", "not accessed", "the first", "no memory", "outside"],
+    ids=["all", "absent", "with P clear", "not accessed", "malformed", "the first", "no memory", "outside"],
 )
 def test_the_eight_around_a_page_are_mapped_with_it_up_to_one_that_cannot(
     kernel: str, changed: dict[int, int], expected: list[int]

@@ -51,13 +51,14 @@ def spte(scene: Editor) -> int:
     ("before", "after", "flushes", "present", "writable"),
     [
         (HERE | USED, 0, 1, False, False),
+        (HERE | USED, HERE | USED & ~1, 1, False, False),
         (HERE | USED, OTHER | USED, 1, False, False),
         (HERE | USED, HERE | READ_ONLY, 1, True, False),
         (HERE | READ_ONLY, HERE | USED, 1, True, True),
         (HERE | USED, HERE | USED | 1 << 9, 0, True, True),
         (HERE | USED, HERE | 0x47, 1, False, False),
     ],
-    ids=["absent", "another frame", "less", "more", "the same", "not accessed"],
+    ids=["absent", "with P clear", "another frame", "less", "more", "the same", "not accessed"],
 )
 def test_an_spte_says_what_its_gpte_does_or_goes(
     kernel: str, before: int, after: int, flushes: int, present: bool, writable: bool
@@ -92,6 +93,42 @@ def test_tables_are_protected_together_before_any_is_read(kernel: str) -> None:
     assert (now[0] - earlier[0], earlier[1], now[1]) == (1 if kernel == "6.12" else 2, 4, 0)
     for address in addresses:
         assert not is_writable_pte(window_spte(scene, address))
+
+
+def test_marks_that_lead_nowhere_are_cleared_all_the_way_up(kernel: str) -> None:
+    """The guest takes the unsync table out of its directory; at its next flush nothing is unsync below the root."""
+    scene = editing_guest(kernel, {0x5000: HERE, 2 * MIB: HERE})
+    scene.reads(0x5000)
+    scene.reads(2 * MIB)
+    scene.edit(2 * MIB + PAGE, HERE | USED)
+    above = [page_at(scene, 0x5000, level) for level in (2, 3, 4)]
+    before = [sp.unsync_children for sp in above]
+    scene.edit(2 * MIB, 0, level=2)
+
+    flush_by_guest(scene)
+
+    assert before == [1, 1, 1]
+    assert [(sp.unsync_children, sp.unsync_child_bitmap) for sp in above] == [(0, 0)] * 3
+
+
+def test_of_two_unsync_tables_both_marks_go(kernel: str) -> None:
+    """Each with its table, and the marks above with the last; another directory keeps nothing either."""
+    scene = editing_guest(kernel, dict.fromkeys((0x5000, 2 * MIB, 1 << 30), HERE))
+    for address in (0x5000, 2 * MIB, 1 << 30):
+        scene.reads(address)
+        scene.edit(address + PAGE, HERE | USED)
+    pages = {level: page_at(scene, 0x5000, level) for level in (2, 3, 4)}
+    before = {level: sp.unsync_children for level, sp in pages.items()}
+
+    flush_by_guest(scene)
+
+    assert before == {2: 2, 3: 2, 4: 1}
+    assert {level: (sp.unsync_children, sp.unsync_child_bitmap) for level, sp in pages.items()} == {
+        2: (0, 0),
+        3: (0, 0),
+        4: (0, 0),
+    }
+    assert not any(sp.unsync for sp in structs(scene.vm))
 
 
 def window_spte(scene: Editor, address: int) -> int:

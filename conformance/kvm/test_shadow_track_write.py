@@ -233,6 +233,14 @@ def test_a_frame_becomes_read_only_when_a_table_in_it_is_shadowed(kernel: str) -
     assert flushes(scene) - earlier == 1
 
 
+def test_where_nothing_was_writable_nothing_is_flushed(kernel: str) -> None:
+    """The guest cannot reach its tables, so that no TLB knows them."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: HERE}, mapped_flags=USED)
+    scene.reads(0x5000)
+
+    assert flushes(scene) == 0
+
+
 def test_a_frame_is_written_again_when_its_tables_are_given_up(kernel: str) -> None:
     """Only of that frame, only tables; there may be none (kvm_mmu_unprotect_gfn)."""
     scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: HERE, 2 * MIB: HERE}, mapped_flags=USED)

@@ -73,6 +73,7 @@ def test_a_page_goes_and_its_children_stay_unless_they_are_unsync(kernel: str, u
     assert [pte_list(kvm.host, sp.parent_ptes) for sp in (directory, first, second)] == [[], [], []]
     assert set(kvm.host.words(directory.spt)) == {kvm.kernel.shadow_nonpresent_value}
     assert directory in structs(scene.vm)
+    assert not scene.cpu.vcpu.requests & KVM_REQ_MMU_FREE_OBSOLETE_ROOTS
     flushes = kvm.stat["remote_tlb_flush"]
     commit(scene, invalid_list)
     assert kvm.stat["remote_tlb_flush"] - flushes == 1
@@ -286,6 +287,26 @@ def test_so_many_of_the_oldest_go_but_roots_in_use(kernel: str, count: int, gone
     assert zapped == gone
     assert list(kvm.active_mmu_pages) == [before[0], *before[1 + gone :]]
     assert before[0].root_count == 1
+
+
+@pytest.mark.parametrize(
+    ("mmu", "paging"), [(MmuKind.DIRECT, "off"), (MmuKind.SHADOW, "off"), (MmuKind.SHADOW, "4-level")]
+)
+def test_no_fault_exceeds_the_limit(kernel: str, mmu: MmuKind, paging: str) -> None:
+    """However much the guest uses, the pages for it are found among the oldest; nothing is lost."""
+    addresses = [number * 2 * MIB for number in range(1, 31)]
+    mapped = {address: MIB + address // 2 // MIB * PAGE for address in addresses} if paging != "off" else {}
+    scene = guest(kernel, mmu, paging, mapped=mapped, mapped_flags=USED)
+    kvm, most = scene.vm.kvm, 0
+    kvm.n_max_mmu_pages = 20
+    for address in addresses:
+        scene.cpu.write(address, address)
+        most = max(most, kvm.n_used_mmu_pages)
+        counts_are_right(scene.vm)
+
+    assert 15 <= most <= 20
+    assert [scene.reads(address) for address in addresses] == addresses
+    assert kvm.stat["mmu_recycled"] > 20
 
 
 def test_roots_alone_fill_the_limit(kernel: str) -> None:

@@ -30,6 +30,12 @@ DEVICE = 1 << 40
 READ_ONLY = USED & ~2
 
 
+@pytest.fixture
+def kernel() -> str:
+    """The newest: none of this differs between kernels."""
+    return "6.12"
+
+
 def meanwhile(scene: Scene, gpa: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Something happens the first time that KVM asks the host for a page: it has walked the guest's tables by then."""
     original, done = scene.vm.process.fault_in, list[bool]()

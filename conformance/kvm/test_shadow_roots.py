@@ -16,6 +16,12 @@ PRESENT, ALL_RIGHTS = 1, 0x27
 """Flags of an entry that leads to a root: under PAE, P alone; in a table of four levels W, U and A besides."""
 
 
+@pytest.fixture
+def kernel() -> str:
+    """The newest: none of this differs between kernels."""
+    return "6.12"
+
+
 def entries(scene: Scene, table: int, count: int = 4) -> list[int]:
     """The first entries of a table of the kernel's."""
     return [scene.vm.host.read(Sptep(Kva(table + 8 * index))) for index in range(count)]

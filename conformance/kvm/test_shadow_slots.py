@@ -24,6 +24,12 @@ from mmu_model.shadow.slot import (
 from mmu_model.snapshot import MmuKind
 
 
+@pytest.fixture
+def kernel() -> str:
+    """The newest: none of this differs between kernels."""
+    return "6.12"
+
+
 def slots_of(scene: Scene) -> list[KvmMemorySlot]:
     """Three slots of four pages side by side from 1 GiB on, all of which the guest has written to."""
     slots = [scene.vm.add_memory(GIB + number * 4 * PAGE, 4 * PAGE) for number in range(3)]

@@ -13,6 +13,12 @@ from mmu_model.snapshot import MmuKind
 HERE = 0x6000
 
 
+@pytest.fixture
+def kernel() -> str:
+    """The newest: none of this differs between kernels."""
+    return "6.12"
+
+
 def table_page(scene: Scene, address: int, level: int, quadrant: int = 0) -> KvmMmuPage:
     """The page that shadows the guest's table of that level for an address."""
     assert scene.tables is not None

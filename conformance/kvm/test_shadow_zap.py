@@ -22,6 +22,12 @@ from mmu_model.snapshot import MmuKind
 HERE = 0x6000
 
 
+@pytest.fixture
+def kernel() -> str:
+    """The newest: none of this differs between kernels."""
+    return "6.12"
+
+
 def page_at(scene: Scene, address: int, level: int) -> KvmMmuPage:
     """The page of that level that shadows the guest's table for an address."""
     assert scene.tables is not None

@@ -75,3 +75,17 @@ def test_what_goes_otherwise_is_not_to_be_recovered(kernel: str, mmu: MmuKind) -
 
     assert scene.vm.kvm.possible_nx_huge_pages == {}
     assert not any(sp.nx_huge_page_disallowed for sp in marked)
+
+
+def test_what_is_left_small_for_the_log_is_not_marked_any_more() -> None:
+    """6.12: a large page would not be there anyway."""
+    scene = split_guest("6.12", MmuKind.DIRECT)
+    marked = [sp for sp in structs(scene.vm) if sp.nx_huge_page_disallowed and sp.role.level == 1]
+    (slot,) = scene.vm.kvm.memslots[0]
+    slot.dirty_bitmap = set()
+
+    for _ in kvm_recover_nx_huge_pages(scene.vm.kvm):
+        pass
+
+    assert len(marked) == PAGES
+    assert not any(sp.nx_huge_page_disallowed or sp.role.invalid for sp in marked)

@@ -194,6 +194,20 @@ def test_writes_are_logged_again_after_each_reading_of_the_log(kernel: str, x86_
     assert [scene.reads(GIB + number * PAGE) for number in range(3)] == [2, 1, 2]
 
 
+def test_an_spte_that_may_be_written_to_again_needs_no_flush(kernel: str) -> None:
+    """No TLB permits more than it does; and it went on being dirty."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={GIB: GIB}, mapped_flags=USED)
+    slot = scene.vm.add_memory(GIB, MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
+    scene.cpu.write(GIB, 1)
+    kvm_vm_ioctl_get_dirty_log(scene.vm.kvm, slot)
+    flushes = scene.vm.kvm.stat["remote_tlb_flush"]
+
+    scene.cpu.write(GIB, 2)
+
+    assert slot.dirty_bitmap == {FIRST}
+    assert scene.vm.kvm.stat["remote_tlb_flush"] == flushes
+
+
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_small_pages_go_where_larger_ones_could_be(kernel: str, level: int) -> None:
     """By the host's mapping; what is not of the slot stays, and what is large enough already."""

@@ -4,7 +4,7 @@ import pytest
 
 from conformance.looking import structs
 from conformance.scenes import GIB, MIB, PAGE, USED, Editor, editing_guest
-from mmu_model.hardware import Gfn
+from mmu_model.hardware import Gfn, Registers
 from mmu_model.kvm.memslot import KVM_MEM_READONLY
 from mmu_model.kvm.mmio import get_mmio_spte_gfn
 from mmu_model.kvm.page import KvmMmuPage
@@ -129,6 +129,22 @@ def test_of_two_unsync_tables_both_marks_go(kernel: str) -> None:
         4: (0, 0),
     }
     assert not any(sp.unsync for sp in structs(scene.vm))
+
+
+def test_roots_of_an_earlier_mode_do_not_matter(kernel: str) -> None:
+    """The guest ran without paging once, from four roots; now it has one."""
+    scene = used(kernel)
+    registers = scene.cpu.vcpu.registers
+    scene.cpu.set_registers(Registers(maxphyaddr=46))
+    scene.reads(HERE)
+    scene.cpu.set_registers(registers)
+    scene.reads(0x5000)
+    scene.edit(0x5000, OTHER | USED)
+
+    flush_by_guest(scene)
+
+    assert not page_at(scene, 0x5000).unsync
+    assert scene.reads(0x5000) == NEW
 
 
 def window_spte(scene: Editor, address: int) -> int:

@@ -139,7 +139,7 @@ def test_a_root_that_is_obsolete_already_asks_nobody_again(kernel: str) -> None:
     scene = two_tables(kernel, unsync=False)
     kvm, root = scene.vm.kvm, page_at(scene, 0x5000, 4)
     kvm.mmu_valid_gen = 1 - kvm.mmu_valid_gen
-    scene.cpu.vcpu.requests = 0  # type: ignore[assignment]
+    scene.cpu.vcpu.requests = 0
 
     prepare(scene, root)
 

@@ -228,7 +228,7 @@ def test_the_inner_locks_are_waited_for(what: str) -> None:
         (slot,) = scene.vm.kvm.memslots[0]
         kvm = scene.vm.kvm
         lock = kvm.mmu_unsync_pages_lock
-        steps = mmu_try_to_unsync_pages(kvm, slot, gfn, can_unsync=True, prefetch=False)
+        steps: Steps[object] = mmu_try_to_unsync_pages(kvm, slot, gfn, can_unsync=True, prefetch=False)
     else:
         scene = guest(KERNEL, MmuKind.TDP, host_level=2)
         kvm = scene.vm.kvm

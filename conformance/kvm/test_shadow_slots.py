@@ -12,6 +12,7 @@ from mmu_model.kvm.locks import LockNotHeld
 from mmu_model.kvm.memory_region import set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
 from mmu_model.kvm.process import HostMapping
+from mmu_model.kvm.rmap import pte_list
 from mmu_model.kvm.spte import is_last_spte, is_shadow_present_pte, is_writable_pte, spte_to_pfn
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.vm import Kvm, TdpFormat
@@ -206,6 +207,29 @@ def test_an_spte_that_may_be_written_to_again_needs_no_flush(kernel: str) -> Non
 
     assert slot.dirty_bitmap == {FIRST}
     assert scene.vm.kvm.stat["remote_tlb_flush"] == flushes
+
+
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_pages_of_every_size_lose_w(kernel: str, level: int) -> None:
+    scene = guest(kernel, MmuKind.DIRECT)
+    slot = scene.vm.add_memory(GIB, GIB, level=level)
+    scene.cpu.write(GIB, 1)
+    with scene.vm.kvm.mmu_lock.write:
+        kvm_mmu_slot_remove_write_access(scene.vm.kvm, slot)
+
+    assert not is_writable_pte(leafs(scene)[FIRST])
+
+
+def test_what_cannot_be_written_to_is_mapped_in_advance_though_writes_are_logged(kernel: str) -> None:
+    """The guest's own entries deny it."""
+    mapped = {n * PAGE: GIB + n * PAGE for n in range(8)}
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped=mapped, mapped_flags=USED & ~2)
+    slot = scene.vm.add_memory(GIB, MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
+
+    scene.reads(3 * PAGE)
+
+    assert [len(pte_list(scene.vm.host, slot.gfn_to_rmap(FIRST + n, 1))) for n in range(8)] == [1] * 8
+    assert slot.dirty_bitmap == set()
 
 
 @pytest.mark.parametrize("level", [1, 2, 3])

@@ -131,6 +131,23 @@ def test_of_two_unsync_tables_both_marks_go(kernel: str) -> None:
     assert not any(sp.unsync for sp in structs(scene.vm))
 
 
+def test_what_is_below_a_table_that_is_linked_again_is_synchronized(kernel: str) -> None:
+    """While nothing led to it, the guest's flush did not reach it."""
+    scene = used(kernel)
+    assert scene.tables is not None
+    scene.edit(0x5000, OTHER | USED)
+    scene.edit(0, scene.vm.memory.read(scene.tables.entry_address(0, 3)), level=3)
+    flush_by_guest(scene)
+    table = page_at(scene, 0x5000)
+    unsync = [table.unsync]
+
+    assert scene.reads(0x5000) == NEW
+
+    unsync.append(table.unsync)
+    assert unsync == [True, False]
+    assert not table.role.invalid
+
+
 def test_roots_of_an_earlier_mode_do_not_matter(kernel: str) -> None:
     """The guest ran without paging once, from four roots; now it has one."""
     scene = used(kernel)

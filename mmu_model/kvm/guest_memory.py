@@ -54,6 +54,16 @@ class GuestMemory:
         """
         return self._kvm.host.memory.read(self._existing(gpa, write=False), size)
 
+    def read_atomic(self, gpa: int, size: int = 8) -> int:
+        """The same without waiting for the host: LookupError too if it has no page there just now."""
+        slot = self._memslots.find(gpa >> PAGE_SHIFT)
+        if slot is not None and not slot.flags & KVM_MEMSLOT_INVALID:
+            hva, process = slot.byte_hva(gpa), self._kvm.process
+            hpa = process.own_hpa(hva) or process.hpa(hva)
+            if hpa is not None:
+                return self._kvm.host.memory.read(hpa, size)
+        raise LookupError(f"the host has no page for guest-physical {gpa:#x}")
+
     def write(self, gpa: int, value: int, size: int = 8) -> None:
         """Store 4 or 8 aligned bytes at `gpa`; errors as for :meth:`read`."""
         self._kvm.host.memory.write(self._existing(gpa, write=True), value, size)

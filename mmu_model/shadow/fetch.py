@@ -138,5 +138,9 @@ def _shadow_linear_part(vcpu: KvmVcpu, fault: KvmPageFault, access: int, level: 
 
 
 def _gpte_changed(vcpu: KvmVcpu, memory: GuestMemory, gw: GuestWalker, level: int) -> bool:
+    """Whether the guest's entry of that level is another now; so it is if the host took the table meanwhile."""
     size = vcpu.mmu.guest_paging.steps[-1].entry_size
-    return memory.read(gw.pte_gpa[level], size) != gw.ptes[level]
+    try:
+        return memory.read_atomic(gw.pte_gpa[level], size) != gw.ptes[level]
+    except LookupError:
+        return True

@@ -23,8 +23,11 @@ class Gptes:
         self._base = (sp.gfn << PAGE_SHIFT) + first * self._size
 
     def read(self, index: int) -> int:
-        """The gpte behind `spt[index]`; LookupError if the guest has no memory there."""
-        return self._memory.read(self._base + index * self._size, self._size)
+        """The gpte behind `spt[index]`; LookupError if the host does not have the table in memory.
+
+        Who holds mmu_lock cannot wait for the host to find it (kvm_vcpu_read_guest_atomic).
+        """
+        return self._memory.read_atomic(self._base + index * self._size, self._size)
 
     def is_unusable(self, gpte: int) -> bool:
         """Whether no spte may stand for it: absent, never accessed, malformed (prefetch_invalid_gpte)."""

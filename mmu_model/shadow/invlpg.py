@@ -1,5 +1,7 @@
 """INVLPG of a guest whose tables are shadowed (mmu.c: kvm_mmu_invlpg; 6.1 paging_tmpl.h: invlpg)."""
 
+from contextlib import suppress
+
 from mmu_model.hardware.types import Hpa
 from mmu_model.kvm.mmio import vcpu_clear_mmio_info
 from mmu_model.kvm.mmu import RootInfo
@@ -64,4 +66,5 @@ def _drop_and_prefetch(vcpu: KvmVcpu, sp: KvmMmuPage, sptep: Sptep) -> None:
     mmu_page_zap_pte(kvm, sp, sptep, None)
     if was_present:
         kvm.flush_remote_tlbs()
-    prefetch_gpte(vcpu, sp, spte_index(sptep))
+    with suppress(LookupError):  # the host does not have the table in memory: left to the next fault
+        prefetch_gpte(vcpu, sp, spte_index(sptep))

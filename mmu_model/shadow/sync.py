@@ -10,7 +10,7 @@ from mmu_model.kvm.page import (
     kvm_mmu_page_set_translation,
     root_to_sp,
 )
-from mmu_model.kvm.spte import is_shadow_present_pte, make_mmio_spte, spte_to_pfn
+from mmu_model.kvm.spte import make_mmio_spte, spte_to_pfn
 from mmu_model.kvm.task import Steps, finish
 from mmu_model.kvm.types import PT64_ROOT_4LEVEL, Kva, Sptep
 from mmu_model.kvm.vcpu import KvmVcpu
@@ -70,11 +70,12 @@ def mmu_sync_children(vcpu: KvmVcpu, parent: KvmMmuPage) -> None:
     kvm = vcpu.kvm
     invalid_list: InvalidList = []
     while unsync := mmu_unsync_walk(kvm, parent):
+        protected = flush = False
         for sp, _ in unsync:
             slot = vcpu.memslots.find(sp.gfn)
-            if slot is not None and write_protect_gfn(kvm, slot, sp.gfn):
-                kvm.flush_remote_tlbs()
-        flush = False
+            protected |= slot is not None and write_protect_gfn(kvm, slot, sp.gfn)
+        if protected:
+            kvm.flush_remote_tlbs()
         for sp, path in unsync:
             unlink_unsync_page(kvm, sp)
             flush |= kvm_sync_page(vcpu, sp, invalid_list) > 0
@@ -109,7 +110,7 @@ def _sync_all_sptes(vcpu: KvmVcpu, sp: KvmMmuPage) -> int:
 
 def same_context(vcpu: KvmVcpu, sp: KvmMmuPage) -> bool:
     """Whether the vCPU is in the mode that the page is for (kvm_sync_page_check)."""
-    ignored = {"level": 0, "access": 0, "quadrant": 0, "passthrough": 0}
+    ignored = dict.fromkeys(("level", "access", "quadrant", "passthrough"), 0)
     return sp.role.replace(**ignored) == vcpu.mmu.root_role.replace(**ignored)
 
 
@@ -130,8 +131,6 @@ def sync_spte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
         else:
             clear_spte(kvm, sptep)
         return 0
-    if not is_shadow_present_pte(spte):
-        return 0
     grants_nothing = access | kvm.masks.present == kvm.kernel.shadow_nonpresent_value  # EPT: not even to read
     if grants_nothing or gfn != kvm_mmu_page_get_gfn(sp, index):
         drop_spte(kvm, sptep)
@@ -140,9 +139,7 @@ def sync_spte(vcpu: KvmVcpu, sp: KvmMmuPage, index: int) -> int:
         return 0
     kvm_mmu_page_set_translation(sp, index, gfn, access)
     slot = vcpu.memslots.find(gfn)
-    if slot is None:
-        drop_spte(kvm, sptep)
-        return 1
+    assert slot is not None, "with a slot go the pages that map its frames"
     new_spte, _ = finish(
         make_spte(
             kvm,

@@ -8,9 +8,8 @@ from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import KVM_MAX_HUGEPAGE_LEVEL, PG_LEVEL_2M
 from mmu_model.kvm.vm import Kvm
 from mmu_model.tdp.iter import TdpIter, tdp_mmu_iter_cond_resched
-from mmu_model.tdp.map import new_child, tdp_mmu_link_sp, tdp_mmu_zap_spte_atomic
+from mmu_model.tdp.map import new_child, tdp_mmu_split_huge_page, tdp_mmu_zap_spte_atomic
 from mmu_model.tdp.root import for_each_root_of
-from mmu_model.tdp.split import split_into
 
 
 def kvm_tdp_mmu_try_split_huge_pages(kvm: Kvm, slot: KvmMemorySlot) -> Steps[None]:
@@ -27,8 +26,7 @@ def _split_below(kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot) -> Steps[None]
                 if (yield from tdp_mmu_iter_cond_resched(kvm, place)):
                     break
                 child = new_child(kvm, place)
-                split_into(kvm, place.old_spte, child)
-                if (yield from tdp_mmu_link_sp(kvm, place, child)):
+                if (yield from tdp_mmu_split_huge_page(kvm, place, child)):
                     break
                 child.free(kvm.host)
             place.next()
@@ -55,6 +53,6 @@ def _zap_collapsible_below(kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot) -> S
 def _is_collapsible(kvm: Kvm, slot: KvmMemorySlot, place: TdpIter) -> bool:
     if place.level > KVM_MAX_HUGEPAGE_LEVEL or not is_shadow_present_pte(place.old_spte):
         return False
-    if is_last_spte(place.old_spte, place.level) or not slot.base_gfn <= place.gfn < slot.end_gfn:
+    if is_last_spte(place.old_spte, place.level) or place.gfn < slot.base_gfn:
         return False
     return kvm_mmu_max_mapping_level(kvm, slot, place.gfn, KVM_MAX_HUGEPAGE_LEVEL) >= place.level

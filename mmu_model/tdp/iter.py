@@ -43,8 +43,6 @@ class TdpIter:
         The first frame that the entry spans.
     old_spte :
         What the entry held when it was read.
-    as_id :
-        The address space that the tables map.
     valid :
         False behind the last entry.
     next_last_level_gfn :
@@ -61,7 +59,6 @@ class TdpIter:
         "_root_level",
         "_tables",
         "_yielded_gfn",
-        "as_id",
         "gfn",
         "level",
         "next_last_level_gfn",
@@ -78,7 +75,6 @@ class TdpIter:
         self._root_level = root.role.level
         self._tables = [0] * (self._root_level + 1)
         self._tables[self._root_level] = root.hpa
-        self.as_id = root.role.smm
         self.next_last_level_gfn = start
         self._restart()
 

@@ -99,14 +99,10 @@ def _add_table(kvm: Kvm, fault: KvmPageFault, place: TdpIter) -> Steps[bool]:
     possible = fault.huge_page_disallowed and fault.req_level >= place.level
     marks = fault.huge_page_disallowed and kvm.kernel.nx_marks_smaller_pages
     sp.nx_huge_page_disallowed = possible or marks
-    is_split = is_shadow_present_pte(place.old_spte)
-    if is_split:
-        split_into(kvm, place.old_spte, sp)
-    if not (yield from tdp_mmu_link_sp(kvm, place, sp)):
+    links = tdp_mmu_split_huge_page if is_shadow_present_pte(place.old_spte) else tdp_mmu_link_sp
+    if not (yield from links(kvm, place, sp)):
         sp.free(kvm.host)
         return False
-    if is_split:
-        kvm.stat[PAGES_STAT[sp.role.level]] += SPTE_ENT_PER_PAGE
     if possible:
         yield from kvm.tdp_mmu_pages_lock.wait()
         with kvm.tdp_mmu_pages_lock:
@@ -148,6 +144,15 @@ def tdp_mmu_link_sp(kvm: Kvm, place: TdpIter, sp: KvmMmuPage) -> Steps[bool]:
     if not (yield from tdp_mmu_set_spte_atomic(kvm, place, spte)):
         return False
     kvm.tdp_mmu_pages += 1
+    return True
+
+
+def tdp_mmu_split_huge_page(kvm: Kvm, place: TdpIter, sp: KvmMmuPage) -> Steps[bool]:
+    """Put a table that maps the same in the place of a large page; False if the entry changed meanwhile."""
+    split_into(kvm, place.old_spte, sp)
+    if not (yield from tdp_mmu_link_sp(kvm, place, sp)):
+        return False
+    kvm.stat[PAGES_STAT[sp.role.level]] += SPTE_ENT_PER_PAGE
     return True
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.memslot import KvmMemorySlot
-from mmu_model.kvm.page import KvmMmuPage, is_tdp_mmu_page
+from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.role import PageRole
 from mmu_model.kvm.task import Steps
 from mmu_model.kvm.types import Sptep
@@ -93,7 +93,7 @@ def kvm_tdp_mmu_put_root(kvm: Kvm, root: KvmMmuPage) -> Steps[None]:
     """
     if not (yield from _dec_and_test(root)):
         return
-    if not is_tdp_mmu_page(root) or not root.role.invalid:
+    if not root.role.invalid:
         raise KvmBug("the last reference to a root of the TDP MMU that is still valid")
     yield from kvm.tdp_mmu_pages_lock.wait()
     with kvm.tdp_mmu_pages_lock:

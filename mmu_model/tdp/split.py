@@ -2,7 +2,6 @@
 
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.page import KvmMmuPage
-from mmu_model.kvm.role import ACC_EXEC_MASK
 from mmu_model.kvm.spte import PT_PAGE_SIZE_MASK
 from mmu_model.kvm.types import PG_LEVEL_4K, SPTE_ENT_PER_PAGE, pages_per_hpage
 from mmu_model.kvm.vm import Kvm
@@ -21,6 +20,6 @@ def make_huge_page_split_spte(kvm: Kvm, huge_spte: int, sp: KvmMmuPage, index: i
     if level > PG_LEVEL_4K:
         return spte
     spte &= ~PT_PAGE_SIZE_MASK
-    if sp.role.access & ACC_EXEC_MASK and kvm.parameters.nx_huge_pages:
+    if kvm.parameters.nx_huge_pages:
         spte = spte & ~kvm.masks.nx | kvm.masks.x
     return spte

@@ -36,21 +36,12 @@ def _zap_invalidated_root(kvm: Kvm, root: KvmMmuPage) -> Steps[None]:
     root.tdp_mmu_scheduled_root_to_zap = False
     if not root.role.invalid:
         raise KvmBug("a root of the TDP MMU is to be zapped that is still valid")
-    yield from tdp_mmu_zap_root(kvm, root, shared=True)
+    yield from tdp_mmu_zap_root(kvm, root)
     yield from kvm_tdp_mmu_put_root(kvm, root)
 
 
-def kvm_tdp_mmu_zap_all(kvm: Kvm) -> Steps[None]:
-    """Clear everything; mmu_lock is held for write. Only when the VM goes, so that nobody needs a flush."""
-    kvm.mmu_lock.assert_held_write()
-    root = yield from tdp_mmu_next_root(kvm, None)
-    while root is not None:
-        yield from tdp_mmu_zap_root(kvm, root, shared=False)
-        root = yield from tdp_mmu_next_root(kvm, root)
-
-
-def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage, *, shared: bool) -> Steps[None]:
-    """Clear every entry of a root, so that all tables below it go.
+def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage) -> Steps[None]:
+    """Clear every entry of a root, so that all tables below it go; mmu_lock is held for read.
 
     First all of 4 KiB, then all of 2 MiB, and so on: little at a time, to be able to give mmu_lock away often.
     The caller has a reference to the root, so that it is there whenever the lock comes back.
@@ -59,19 +50,16 @@ def tdp_mmu_zap_root(kvm: Kvm, root: KvmMmuPage, *, shared: bool) -> Steps[None]
         raise KvmBug("a root of the TDP MMU is to be zapped that nobody has a reference to")
     with kvm.rcu.read:
         for level in (PG_LEVEL_4K, PG_LEVEL_2M, PG_LEVEL_1G, root.role.level):
-            yield from _zap_level(kvm, root, level, shared=shared)
+            yield from _zap_level(kvm, root, level)
 
 
-def _zap_level(kvm: Kvm, root: KvmMmuPage, zap_level: int, *, shared: bool) -> Steps[None]:
+def _zap_level(kvm: Kvm, root: KvmMmuPage, zap_level: int) -> Steps[None]:
     """Clear all entries of that level and of the lower ones (__tdp_mmu_zap_root)."""
     unused = kvm.kernel.shadow_nonpresent_value
     place = TdpIter(kvm, root, Gfn(0), zap_level)
     while place.valid:
         while is_shadow_present_pte(place.old_spte) and place.level <= zap_level:
             if (yield from tdp_mmu_iter_cond_resched(kvm, place)):
-                break
-            if not shared:
-                yield from tdp_mmu_iter_set_spte(kvm, place, unused)
                 break
             if (yield from tdp_mmu_set_spte_atomic(kvm, place, unused)):
                 break

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.kvm.touched import KERNEL, the_slot, touched_guest
 from conformance.looking import backing, structs
 from conformance.races.actors import faults, zaps_all
 from conformance.races.truths import leaf, leafs, whole
@@ -18,8 +19,13 @@ from mmu_model.snapshot import MmuKind
 from mmu_model.tdp.changed import handle_changed_spte, tdp_mmu_set_spte_atomic
 from mmu_model.tdp.iter import TdpIter
 from mmu_model.tdp.root import kvm_tdp_mmu_put_root
-from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, kvm_tdp_mmu_zap_all, tdp_mmu_zap_leafs
-from tests.tdp.touched import KERNEL, the_slot
+from mmu_model.tdp.zap import kvm_tdp_mmu_invalidate_all_roots, tdp_mmu_zap_leafs
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A guest that has touched a few pages."""
+    return touched_guest()
 
 
 def mapped(scene: Scene) -> list[int]:
@@ -116,16 +122,6 @@ def test_zapping_gives_the_lock_to_who_waits(scene: Scene) -> None:
 
     assert 1 <= waited["reads"] <= 2
     assert mapped(scene) == []
-
-
-def test_everything_goes_with_the_vm(scene: Scene) -> None:
-    kvm = scene.vm.kvm
-    with kvm.mmu_lock.write:
-        kvm_tdp_mmu_invalidate_all_roots(kvm)
-        finish(kvm_tdp_mmu_zap_all(kvm))
-
-    assert [sp.ptep for sp in structs(scene.vm)] == [None]
-    assert kvm.tdp_mmu_pages == 0
 
 
 def test_roots_are_invalidated_under_the_write_lock_only(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.kvm.touched import ADDRESSES, KERNEL, the_slot, touched_guest
 from conformance.looking import backing
 from conformance.races.actors import harvests
 from conformance.races.truths import leaf, leafs
@@ -17,7 +18,12 @@ from mmu_model.kvm.vm import TdpFormat
 from mmu_model.snapshot import MmuKind
 from mmu_model.tdp.notifier import kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_test_age_gfn
 from mmu_model.tdp.protect import kvm_tdp_mmu_clear_dirty_slot, kvm_tdp_mmu_wrprot_slot
-from tests.tdp.touched import ADDRESSES, KERNEL, the_slot
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A guest that has touched a few pages."""
+    return touched_guest()
 
 
 @pytest.mark.parametrize("tdp_format", TdpFormat)

@@ -205,6 +205,7 @@ def nested_guest(
     maxphyaddr: int = 46,
     nx: bool = True,
     tdp_format: TdpFormat = TdpFormat.NPT,
+    pml: bool = False,
 ) -> Scene:
     """A guest that runs a guest of its own, without paging, over nested tables with the levels of its own paging.
 
@@ -222,6 +223,7 @@ def nested_guest(
         maxphyaddr=maxphyaddr,
         nx=nx,
         tdp_format=tdp_format,
+        pml=pml,
     )
     scene.reads(TABLES)
     frames: list[int] = []
@@ -277,6 +279,7 @@ def inner_paging_guest(
     *,
     linear: Mapping[int, int],
     nested: Mapping[int, int],
+    maxphyaddr: int = 46,
     tdp_format: TdpFormat = TdpFormat.NPT,
 ) -> Scene:
     """A guest that runs a guest of its own with 4-level paging, over nested tables of 4 levels.
@@ -287,12 +290,12 @@ def inner_paging_guest(
     """
     frames: list[int] = []
     own = {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(16)}
-    scene = nested_guest(kernel, mmu, mapped={**nested, **own}, tdp_format=tdp_format)
+    scene = nested_guest(kernel, mmu, mapped={**nested, **own}, maxphyaddr=maxphyaddr, tdp_format=tdp_format)
     assert scene.tables is not None
     inner = page_tables(scene.vm, Mode.FOUR_LEVEL, INNER_TABLES, frames)
     for address, page in linear.items():
         inner.map(address, page)
     scene.cpu.leave_nested()
     root = nested_root(scene.tables.root, "4-level", tdp_format)
-    scene.cpu.enter_nested(root, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    scene.cpu.enter_nested(root, paging_registers(Mode.FOUR_LEVEL, inner.root, maxphyaddr))
     return Scene(scene.vm, scene.cpu, inner, frames)

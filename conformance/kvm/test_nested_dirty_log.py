@@ -68,6 +68,18 @@ def test_every_write_of_a_nested_guest_is_logged(kernel: str, processor: str, ow
 
 
 @with_or_without_tables
+def test_an_spte_says_what_notices_writes(kernel: str, processor: str, own_tables: bool) -> None:
+    """In bits 53:52, which mean nothing to the processor: 1, no flags; 2, flags, but no log (spte.h)."""
+    scene = nested(kernel, processor, own_tables=own_tables)
+    scene.cpu.write(0x5000, 1)
+
+    pages = [page for page in scene.vm.snapshot().pages if page.role.guest_mode and page.role.level == 1]
+
+    said = {spte.raw >> 52 & 3 for page in pages for spte in page.sptes().values()}
+    assert said == {{"EPT without flags": 1, "EPT with a log": 2}.get(processor, 0)}
+
+
+@with_or_without_tables
 def test_writes_of_the_hypervisor_are_logged_besides(kernel: str, processor: str, own_tables: bool) -> None:
     """Both have written to the same page, by tables that have nothing in common."""
     scene = nested(kernel, processor, own_tables=own_tables)

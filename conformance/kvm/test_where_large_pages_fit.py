@@ -1,0 +1,80 @@
+"""Which of a slot's frames are mapped by large pages: those whose whole large page is in the slot, if guest and
+process are in step (x86.c: kvm_alloc_memslot_metadata)."""
+
+import pytest
+
+from conformance.looking import reached
+from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from mmu_model.kvm.memory_region import add_memory_region
+from mmu_model.kvm.types import PG_LEVEL_1G, Hva
+from mmu_model.snapshot import MmuKind
+
+M2 = 2 * MIB
+
+
+def with_slot(mmu: MmuKind, base: int, size: int, shift: int) -> Scene:
+    """A guest with a slot whose memory the host maps with pages of 1 GiB.
+
+    It begins as far past the start of a page of 1 GiB in the process as in the guest, and `shift` bytes more.
+    """
+    scene = guest("6.12", mmu)
+    start = scene.vm.process.mmap(6 * GIB // PAGE, PG_LEVEL_1G)
+    add_memory_region(scene.vm.kvm, 7, base, size, Hva(start + GIB + base % GIB + shift))
+    return scene
+
+
+def level_at(scene: Scene, gpa: int) -> int:
+    """The level of the spte that maps an address, once the guest has read what is there."""
+    scene.vm.memory.write(gpa, gpa)
+    assert scene.reads(gpa) == gpa
+    found = [
+        leaf.holder.role.level
+        for leaf in reached(scene.vm.snapshot())
+        if leaf.offset <= gpa // PAGE < leaf.offset + 512 ** (leaf.holder.role.level - 1)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+@pytest.mark.parametrize(
+    ("base", "size", "shift", "levels"),
+    [
+        (2 * GIB, 2 * GIB, 0, {2 * GIB: 3, 4 * GIB - PAGE: 3}),
+        (2 * GIB, GIB, 0, {2 * GIB: 3, 3 * GIB - PAGE: 3}),
+        (2 * GIB + M2, 2 * GIB - M2, 0, {2 * GIB + M2: 2, 3 * GIB - PAGE: 2, 3 * GIB: 3}),
+        (2 * GIB, GIB + M2, 0, {2 * GIB: 3, 3 * GIB: 2, 3 * GIB + M2 - PAGE: 2}),
+        (2 * GIB + PAGE, 2 * M2, 0, {2 * GIB + PAGE: 1, 2 * GIB + M2: 2, 2 * GIB + 2 * M2: 1}),
+        (2 * GIB, M2, 0, {2 * GIB: 2, 2 * GIB + M2 - PAGE: 2}),
+        (2 * GIB, M2 - PAGE, 0, {2 * GIB: 1, 2 * GIB + M2 - 2 * PAGE: 1}),
+        (2 * GIB + 3 * M2, M2 + PAGE, 0, {2 * GIB + 3 * M2: 2, 2 * GIB + 4 * M2: 1}),
+    ],
+)
+def test_a_large_page_has_to_be_in_the_slot_as_a_whole(
+    mmu: MmuKind, base: int, size: int, shift: int, levels: dict[int, int]
+) -> None:
+    """And is what the guest gets if it is, at the first address and at the last."""
+    scene = with_slot(mmu, base, size, shift)
+
+    assert {gpa: level_at(scene, gpa) for gpa in levels} == levels
+
+
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+@pytest.mark.parametrize(
+    ("size", "shift", "level"),
+    [
+        (M2, PAGE, 1),
+        (3 * M2, PAGE, 1),
+        (3 * M2, M2 - PAGE, 1),
+        (M2, M2, 2),
+        (2 * GIB, PAGE, 1),
+        (2 * GIB, M2, 2),
+        (2 * GIB, GIB - M2, 2),
+        (2 * GIB, GIB, 3),
+    ],
+)
+def test_guest_and_process_have_to_be_in_step(mmu: MmuKind, size: int, shift: int, level: int) -> None:
+    """Otherwise a large page of the host is parts of two of the guest's, so that neither can be mapped as one."""
+    scene = with_slot(mmu, 2 * GIB, size, shift)
+
+    assert {level_at(scene, 2 * GIB + at) for at in (0, size // 2 & -M2, size - PAGE)} == {level}

@@ -49,7 +49,7 @@ def test_frames_of_processes_are_no_others(host: Host) -> None:
 
     for (count, alignment), start, following in zip(asked, starts, [*starts[1:], Pfn(1 << 40)], strict=True):
         assert start % alignment == 0
-        assert FOUR_GIB >> PAGE_SHIFT <= start and start + count <= following
+        assert start >= FOUR_GIB >> PAGE_SHIFT and start + count <= following
         assert not any(host.is_device(Pfn(pfn)) for pfn in (start, start + count - 1))
     assert devices[1] == devices[0] + 4
     for pfn in range(devices[0], devices[0] + 6):

@@ -6,7 +6,7 @@ from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.enter_guest import vcpu_enter_guest
 from mmu_model.kvm.fault import KvmPageFault
 from mmu_model.kvm.faultin import faultin_pfn
-from mmu_model.kvm.locks import Mutex, RwLock, WrongLockOrder
+from mmu_model.kvm.locks import Mutex, RwLock, SpinLock, WrongLockOrder
 from mmu_model.kvm.memory_region import create_slot, kvm_swap_active_memslots
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.rcu import Rcu
@@ -86,6 +86,8 @@ def test_locks_without_a_place_in_the_order_are_free() -> None:
     with first, second:
         pass
     with second, first:
+        pass
+    with RwLock("placed", order=1).read, SpinLock("third"), SpinLock("fourth"):
         pass
 
 

@@ -1,10 +1,15 @@
-"""Which of a slot's frames are mapped by large pages: those whose whole large page is in the slot, if guest and
-process are in step (x86.c: kvm_alloc_memslot_metadata)."""
+"""Which frames are mapped by large pages: of a slot, those whose whole large page is in the slot, if guest and
+process are in step (x86.c: kvm_alloc_memslot_metadata);
+fewer if large pages may not be executable."""
+
+from dataclasses import replace
 
 import pytest
 
 from conformance.looking import reached
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from mmu_model.kernels import KERNELS
+from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.memory_region import add_memory_region
 from mmu_model.kvm.types import PG_LEVEL_1G, Hva
 from mmu_model.snapshot import MmuKind
@@ -23,10 +28,15 @@ def with_slot(mmu: MmuKind, base: int, size: int, shift: int) -> Scene:
     return scene
 
 
-def level_at(scene: Scene, gpa: int) -> int:
-    """The level of the spte that maps an address, once the guest has read what is there."""
+def use(scene: Scene, gpa: int) -> None:
+    """The guest reads what is there."""
     scene.vm.memory.write(gpa, gpa)
     assert scene.reads(gpa) == gpa
+
+
+def level_at(scene: Scene, gpa: int) -> int:
+    """The level of the spte that maps an address, once the guest has read what is there."""
+    use(scene, gpa)
     found = [
         leaf.holder.role.level
         for leaf in reached(scene.vm.snapshot())
@@ -78,3 +88,39 @@ def test_guest_and_process_have_to_be_in_step(mmu: MmuKind, size: int, shift: in
     scene = with_slot(mmu, 2 * GIB, size, shift)
 
     assert {level_at(scene, 2 * GIB + at) for at in (0, size // 2 & -M2, size - PAGE)} == {level}
+
+
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_page_that_is_executed_is_small_and_its_neighbours_are_not(kernel: str, mmu: MmuKind) -> None:
+    """With the NX mitigation, of 1 GiB: what was executed is small, the rest of those 2 MiB will be as it is used, and
+    the rest of the 1 GiB is 2 MiB each, for there is a table; other memory is as large as it can be."""
+    scene = guest(kernel, mmu, host_level=PG_LEVEL_1G, memory={2 * GIB: 2 * GIB})
+    scene.vm.kvm.parameters = replace(scene.vm.kvm.parameters, nx_huge_pages=True)
+    executed = 2 * GIB + 5 * M2 + 7 * PAGE
+    level_at(scene, executed)
+    scene.cpu.fetch(executed)
+
+    levels = {
+        executed: 1,
+        executed + 64 * PAGE: 1,
+        2 * GIB + 4 * M2 + 3 * PAGE: 2,
+        3 * GIB - PAGE: 2,
+        3 * GIB + 3 * PAGE: 3,
+    }
+    assert {gpa: level_at(scene, gpa) for gpa in levels} == levels
+    executable = {leaf.offset for leaf in reached(scene.vm.snapshot()) if leaf.spte.executable}
+    assert executed // PAGE in executable
+    assert not executable & {2 * GIB // PAGE + 4 * 512, 3 * GIB // PAGE - 512, 3 * GIB // PAGE}
+
+
+@pytest.mark.parametrize(("mmu", "bits"), [(MmuKind.TDP, 46), (MmuKind.DIRECT, 46), (MmuKind.SHADOW, 52)])
+def test_a_slot_may_end_where_addresses_end(mmu: MmuKind, bits: int) -> None:
+    """Those of the host under nested paging; otherwise those that an entry can hold (kvm_mmu_max_gfn)."""
+    scene = guest("6.12", mmu)
+
+    slot = scene.vm.add_memory((1 << bits) - PAGE, PAGE)
+    with pytest.raises(KvmError, match=f"beyond the {bits} bits"):
+        scene.vm.add_memory(1 << bits, PAGE)
+
+    assert scene.vm.kvm.memslots[0].find((1 << bits) // PAGE - 1) is slot

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.looking import reached
+from conformance.looking import reached, structs
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
 from mmu_model.kernels import KERNELS
 from mmu_model.kvm.errors import KvmError
-from mmu_model.kvm.memory_region import add_memory_region
-from mmu_model.kvm.types import PG_LEVEL_1G, Hva
+from mmu_model.kvm.memory_region import add_memory_region, set_memory_region_flags
+from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
+from mmu_model.kvm.types import PG_LEVEL_1G, PG_LEVEL_2M, Hva
 from mmu_model.snapshot import MmuKind
 
 M2 = 2 * MIB
@@ -124,3 +125,27 @@ def test_a_slot_may_end_where_addresses_end(mmu: MmuKind, bits: int) -> None:
         scene.vm.add_memory(1 << bits, PAGE)
 
     assert scene.vm.kvm.memslots[0].find((1 << bits) // PAGE - 1) is slot
+
+
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda mmu: mmu.value)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_pages_are_small_as_long_as_their_writes_are_logged(kernel: str, mmu: MmuKind) -> None:
+    """The TDP MMU splits large pages when logging begins, the shadow MMU when they are used; what may be large again is
+    dropped when it ends, in this slot and in no other."""
+    scene = guest(kernel, mmu, host_level=PG_LEVEL_2M, memory={2 * GIB: 2 * M2, 3 * GIB: M2})
+    slot, kvm = scene.vm.kvm.memslots[0].find(2 * GIB // PAGE), scene.vm.kvm
+    assert slot is not None
+    pages = [2 * GIB + 5 * PAGE, 2 * GIB + M2, 3 * GIB]
+    assert [level_at(scene, gpa) for gpa in pages] == [2, 2, 2]
+
+    set_memory_region_flags(kvm, slot, KVM_MEM_LOG_DIRTY_PAGES)
+    split = {sp.gfn for sp in structs(scene.vm) if sp.role.level == 1}
+    assert (2 * GIB // PAGE in split) is (mmu is MmuKind.TDP)
+    for gpa in pages:
+        scene.cpu.write(gpa, 1)
+    assert [level_at(scene, gpa) for gpa in pages] == [1, 1, 2]
+
+    set_memory_region_flags(kvm, slot, 0)
+    left = {leaf.offset for leaf in reached(scene.vm.snapshot())}
+    assert not left & {gpa // PAGE for gpa in pages[:2]} and pages[2] // PAGE in left
+    assert [level_at(scene, gpa) for gpa in pages] == [2, 2, 2]

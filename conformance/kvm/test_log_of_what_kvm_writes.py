@@ -2,10 +2,11 @@
 
 import pytest
 
+from conformance.looking import reached
 from conformance.scenes import PAGE, USED, Scene, editing_guest, guest
 from mmu_model.hardware import Gfn
 from mmu_model.kernels import KERNELS
-from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
+from mmu_model.kvm.dirty_log import get_dirty_log, kvm_vm_ioctl_get_dirty_log
 from mmu_model.kvm.memory_region import set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
 from mmu_model.snapshot import MmuKind
@@ -84,3 +85,33 @@ def test_what_the_process_writes_is_not_logged(kernel: str, mmu: MmuKind) -> Non
     assert logged(scene) == set()
     assert scene.reads(0x5000) == 2
     assert logged(scene) == set()
+
+
+def test_flags_that_kvm_sets_do_not_disturb_it(kernel: str) -> None:
+    """That an entry of the guest changed since it was read would be a reason to try again; that one is no change."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000, 0x7000: 0x8000})
+    stat = scene.cpu.vcpu.stat
+
+    scene.cpu.write(0x5000, 1)
+    scene.reads(0x7000)
+
+    assert (stat["pf_taken"], stat["pf_fixed"], stat["pf_retry"]) == (2, 2, 0)
+
+
+def test_a_frame_leaves_the_log_before_it_is_protected(kernel: str, mmu: MmuKind) -> None:
+    """A write in between is lost from neither: it has gone to memory before the process copies that. The other way
+    round, the fault of a write would note a frame that then leaves the log."""
+    scene = guest(kernel, mmu)
+    start_logging(scene)
+    scene.cpu.write(0x5000, 1)
+    (slot,) = scene.vm.kvm.memslots[0]
+    bitmap = slot.dirty_bitmap
+    assert bitmap == {5}
+
+    def state() -> tuple[bool, bool]:
+        (leaf,) = (leaf for leaf in reached(scene.vm.snapshot()) if leaf.offset == 5)
+        return bool(bitmap), leaf.spte.writable
+
+    seen = [state() for _ in get_dirty_log(scene.vm.kvm, slot)]
+
+    assert list(dict.fromkeys([*seen, state()])) == [(True, True), (False, True), (False, False)]

@@ -115,5 +115,5 @@ class KvmPageFault:
         self.slot: KvmMemorySlot | None = None
         self.mmu_seq: int
         self.pfn: Pfn | None = None
-        self.map_writable = False
+        self.map_writable: bool
         self.write_fault_to_shadow_pgtable = False

@@ -5,6 +5,7 @@ import pytest
 from conformance.scenes import (
     GIB,
     INNER_TABLES,
+    MIB,
     NESTED_FORMATS,
     PAGE,
     STUCK,
@@ -46,6 +47,37 @@ def test_what_no_pdpte_translates_is_not_present(
             scene.cpu.run(Instruction(access(kind, user=user), address, 8, 1 if kind is Kind.WRITE else 0))
         assert (caught.value.error_code, caught.value.cr2) == (error_code, address)
     assert scene.reads(0x5000) == 0
+
+
+@pytest.mark.parametrize("user", [False, True])
+def test_tables_that_are_nowhere_have_no_entries(kernel: str, user: bool) -> None:
+    """An entry of the guest leads to a table in no memory: with shadow paging that is as good as absent."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: 0x6000})
+    assert scene.tables is not None
+    scene.vm.memory.write(scene.tables.entry_address(0x5000, 2), 3 * GIB | 7)
+
+    with pytest.raises(PageFault) as caught:
+        scene.cpu.read(0x5000, cpl=3 if user else 0)
+
+    assert (caught.value.error_code, caught.value.cr2) == (4 if user else 0, 0x5000)
+
+
+def test_a_large_page_of_32_bit_paging_may_be_above_4_gib(kernel: str, mmu: MmuKind) -> None:
+    """Bits 39:32 of its address are in bits 20:13 of the entry (SDM vol. 3, table 5-4: PSE-36)."""
+    scene = guest(
+        kernel,
+        mmu,
+        "32-bit",
+        memory={5 * GIB: 4 * MIB},
+        mapped={0x40_0000: GIB},
+        mapped_level=2,
+        maxphyaddr=40,
+    )
+    assert scene.tables is not None
+    scene.vm.memory.write(scene.tables.entry_address(0x40_0000, 2), GIB | 1 << 13 | 0x87, 4)
+    scene.vm.memory.write(5 * GIB + 0x5008, 77)
+
+    assert scene.reads(0x40_5008) == 77
 
 
 @nested_formats

@@ -206,6 +206,7 @@ def nested_guest(
     nx: bool = True,
     cr4: int = 0,
     tdp_format: TdpFormat = TdpFormat.NPT,
+    pml: bool = False,
 ) -> Scene:
     """A guest that runs a guest of its own, without paging, over nested tables with the levels of its own paging.
 
@@ -224,6 +225,7 @@ def nested_guest(
         nx=nx,
         cr4=cr4,
         tdp_format=tdp_format,
+        pml=pml,
     )
     scene.reads(TABLES)
     frames: list[int] = []
@@ -279,6 +281,7 @@ def inner_paging_guest(
     *,
     linear: Mapping[int, int],
     nested: Mapping[int, int],
+    maxphyaddr: int = 46,
     tdp_format: TdpFormat = TdpFormat.NPT,
 ) -> Scene:
     """A guest that runs a guest of its own with 4-level paging, over nested tables of 4 levels.
@@ -289,12 +292,12 @@ def inner_paging_guest(
     """
     frames: list[int] = []
     own = {INNER_TABLES + n * PAGE: INNER_TABLES + n * PAGE for n in range(16)}
-    scene = nested_guest(kernel, mmu, mapped={**nested, **own}, tdp_format=tdp_format)
+    scene = nested_guest(kernel, mmu, mapped={**nested, **own}, maxphyaddr=maxphyaddr, tdp_format=tdp_format)
     assert scene.tables is not None
     inner = page_tables(scene.vm, Mode.FOUR_LEVEL, INNER_TABLES, frames)
     for address, page in linear.items():
         inner.map(address, page)
     scene.cpu.leave_nested()
     root = nested_root(scene.tables.root, "4-level", tdp_format)
-    scene.cpu.enter_nested(root, paging_registers(Mode.FOUR_LEVEL, inner.root))
+    scene.cpu.enter_nested(root, paging_registers(Mode.FOUR_LEVEL, inner.root, maxphyaddr))
     return Scene(scene.vm, scene.cpu, inner, frames)

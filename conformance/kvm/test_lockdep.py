@@ -5,8 +5,8 @@ import pytest
 from mmu_model.hardware.types import Gfn
 from mmu_model.kvm.enter_guest import vcpu_enter_guest
 from mmu_model.kvm.fault import KvmPageFault
-from mmu_model.kvm.faultin import faultin_pfn
-from mmu_model.kvm.locks import Mutex, RwLock, WrongLockOrder
+from mmu_model.kvm.faultin import faultin_pfn, mmu_invalidate_retry_gfn
+from mmu_model.kvm.locks import LockNotHeld, Mutex, RwLock, SpinLock, WrongLockOrder
 from mmu_model.kvm.memory_region import create_slot, kvm_swap_active_memslots
 from mmu_model.kvm.memslot import KvmMemorySlot
 from mmu_model.kvm.rcu import Rcu
@@ -87,6 +87,8 @@ def test_locks_without_a_place_in_the_order_are_free() -> None:
         pass
     with second, first:
         pass
+    with RwLock("placed", order=1).read, SpinLock("third"), SpinLock("fourth"):
+        pass
 
 
 def test_the_host_finds_no_page_for_who_holds_mmu_lock(vm: VirtualMachine, kvm: Kvm) -> None:
@@ -139,6 +141,16 @@ def test_memslots_change_under_slots_lock_only(kvm: Kvm) -> None:
         finish(kvm_swap_active_memslots(kvm, kvm.memslots[0], None, slot))
     with kvm.mmu_lock.write, pytest.raises(SleepInAtomicContext, match="slots_lock"):
         finish(create_slot(kvm, slot))
+
+
+def test_whether_a_mapping_is_out_of_date_is_asked_under_mmu_lock(kvm: Kvm) -> None:
+    """Held either way: otherwise the host may begin to change it right after the answer."""
+    with pytest.raises(LockNotHeld, match="needs mmu_lock"):
+        mmu_invalidate_retry_gfn(kvm, kvm.mmu_invalidate_seq)
+    for hold in (kvm.mmu_lock.read, kvm.mmu_lock.write):
+        with hold:
+            assert not mmu_invalidate_retry_gfn(kvm, kvm.mmu_invalidate_seq)
+            assert mmu_invalidate_retry_gfn(kvm, kvm.mmu_invalidate_seq - 1)
 
 
 def test_memslots_wait_for_the_host(vm: VirtualMachine, kvm: Kvm) -> None:

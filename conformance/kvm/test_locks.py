@@ -1,5 +1,7 @@
 """Locks, RCU: who holds them is known, and what lockdep would refuse is refused."""
 
+import re
+
 import pytest
 
 from mmu_model.kvm.locks import LockNotFree, LockNotHeld, Mutex, RwLock, SpinLock
@@ -49,8 +51,13 @@ def test_a_lock_is_released_by_its_holder_only() -> None:
 
 def test_a_lock_is_not_taken_twice() -> None:
     for lock in (SpinLock("a"), Mutex("b"), RwLock("c").read, RwLock("d").write):
-        with lock, pytest.raises(LockNotFree):
-            lock.acquire()
+        with running(ONE), lock:
+            with pytest.raises(LockNotFree, match=f"one takes {re.escape(lock.name)}"):
+                lock.acquire()
+            if not lock.shared:
+                with running(OTHER), pytest.raises(LockNotFree, match="is held by one already"):
+                    lock.acquire()
+        assert lock.ready()
 
 
 def test_who_holds_a_spinlock_does_not_sleep() -> None:

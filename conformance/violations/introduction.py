@@ -117,7 +117,7 @@ def pages_of_users_stay_theirs_under_smap(model: BrokenModel) -> None:
     def change(original: Any) -> Any:
         def wrong(vcpu: Any, fault: Any, rights: int) -> int:
             given: int = original(vcpu, fault, rights)
-            return given | rights & ACC_USER_MASK if vcpu.mmu.cpu_role.ext.cr4_smap else given
+            return given | rights & ACC_USER_MASK if vcpu.mmu.cpu_role.ext.has("cr4_smap") else given
 
         return wrong
 

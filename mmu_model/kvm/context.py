@@ -37,13 +37,11 @@ def _init_kvm_tdp_mmu(vcpu: KvmVcpu) -> None:
     mmu.is_tdp = True
     tdp_mmu = kvm.parameters.tdp_mmu_enabled
     mmu.page_fault = kvm.tdp.kvm_tdp_mmu_page_fault if tdp_mmu else kvm.shadow.direct_page_fault
-    mmu.sync_spte = None
 
 
 def _init_kvm_shadow_mmu(vcpu: KvmVcpu) -> None:
     shadow, mmu = vcpu.kvm.shadow, vcpu.root_mmu
     mmu.root_role = shadow_root_role(mmu.cpu_role)
-    mmu.is_tdp = False
     paging = bool(vcpu.registers.cr0 & CR0_PG)
     mmu.page_fault = shadow.paging_page_fault if paging else shadow.nonpaging_page_fault
     mmu.sync_spte = shadow.sync_spte if paging else None

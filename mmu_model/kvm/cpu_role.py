@@ -1,6 +1,6 @@
 """The mode of a vCPU as KVM's MMUs see it, and the roles of the roots that follow from it (mmu.c)."""
 
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from mmu_model.hardware.registers import (
     CR0_PG,
@@ -38,11 +38,9 @@ class ExtendedRole(int):
         """The role with these bits, all others 0."""
         return cls(sum(1 << _EXT_BITS.index(name) for name, value in values.items() if value))
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return bool(self >> _EXT_BITS.index(name) & 1)
-        except ValueError:
-            raise AttributeError(name) from None
+    def has(self, name: str) -> bool:
+        """Whether one of them is set."""
+        return bool(self >> _EXT_BITS.index(name) & 1)
 
 
 class CpuRole(NamedTuple):

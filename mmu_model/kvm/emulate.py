@@ -68,7 +68,6 @@ class MmioExit(Exception):
     """
 
     def __init__(self, gpa: int) -> None:
-        super().__init__(gpa)
         self.gpa = gpa
 
 

@@ -52,9 +52,7 @@ def fast_page_fault(
         for _ in range(1 + RETRIES):
             yield "looks for the last spte"
             found = yield from last_spte()
-            if found is None:
-                break
-            result = yield from _try_once(vcpu, fault, *found)
+            result = RET_PF_INVALID if found is None else (yield from _try_once(vcpu, fault, *found))
             if result is not None:
                 break
     result = result or RET_PF_INVALID

@@ -22,20 +22,16 @@ class RetPf(Enum):
 
     CONTINUE: nothing yet. RETRY: let the guest try again. EMULATE: there is no memory there. WRITE_PROTECTED:
     KVM wants to see this write. INVALID: the fast ways do not apply. FIXED: the spte is in place. SPURIOUS:
-    it was already.
+    it was already. The values are the names of the counters of vCPUs.
     """
 
-    CONTINUE = 0
-    RETRY = 1
-    EMULATE = 2
-    WRITE_PROTECTED = 3
-    INVALID = 4
-    FIXED = 5
-    SPURIOUS = 6
-
-    def __init__(self, _: int) -> None:
-        self.stat = f"pf_{self._name_.lower()}"
-        """The counter of vCPUs that has it."""
+    CONTINUE = "pf_continue"
+    RETRY = "pf_retry"
+    EMULATE = "pf_emulate"
+    WRITE_PROTECTED = "pf_write_protected"
+    INVALID = "pf_invalid"
+    FIXED = "pf_fixed"
+    SPURIOUS = "pf_spurious"
 
 
 RET_PF_CONTINUE: Final = RetPf.CONTINUE  # by these names, since before Python 3.12 a member costs a call
@@ -111,13 +107,13 @@ class KvmPageFault:
         self.rsvd = error_code & PFERR_RSVD_MASK != 0
         self.user = error_code & PFERR_USER_MASK != 0
         self.nx_huge_page_workaround_enabled = nx_huge_pages
-        self.huge_page_disallowed = False
+        self.huge_page_disallowed: bool
         self.max_level = KVM_MAX_HUGEPAGE_LEVEL
         self.req_level = PG_LEVEL_4K
         self.goal_level = PG_LEVEL_4K
-        self.gfn = Gfn(0)
+        self.gfn: Gfn
         self.slot: KvmMemorySlot | None = None
-        self.mmu_seq = 0
+        self.mmu_seq: int
         self.pfn: Pfn | None = None
-        self.map_writable = False
+        self.map_writable: bool
         self.write_fault_to_shadow_pgtable = False

@@ -56,8 +56,6 @@ def _handle_noslot_fault(vcpu: KvmVcpu, fault: KvmPageFault, access: int) -> Ret
     masks = vcpu.kvm.masks
     gva = 0 if fault.is_tdp else fault.addr
     vcpu_cache_mmio_info(vcpu, gva, fault.gfn, access & masks.mmio_access)
-    fault.pfn = None
-    fault.map_writable = False
     beyond = fault.gfn >= 1 << vcpu.kvm.host.memory.maxphyaddr - PAGE_SHIFT
     return RET_PF_EMULATE if beyond or not masks.mmio_value else RET_PF_CONTINUE
 

@@ -71,9 +71,9 @@ def walk_addr(memory: GuestWords, paging: Paging[A], access: A, address: int) ->
 
 
 def _walk_once(memory: GuestWords, paging: Paging[A], access: A, address: int) -> GuestWalker:
-    if address >> paging.top_shift not in paging.tops:
-        raise paging.impossible(access, address)
-    table = paging.roots[address >> paging.root_shift]
+    # KVM does not look at the bits above those that select entries, nor does it have to: the processor did for
+    # linear addresses, and nested guest-physical ones need not be canonical.
+    table = paging.roots[(address >> paging.root_shift) % len(paging.roots)]
     if table is None:
         raise paging.fault(Cause.NOT_PRESENT, access, address, 0, 0)
     walker = GuestWalker(max_level=paging.steps[0].level)

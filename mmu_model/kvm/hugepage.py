@@ -27,9 +27,7 @@ def kvm_mmu_hugepage_adjust(kvm: Kvm, fault: KvmPageFault) -> None:
     """Set `req_level`, `goal_level` and round `pfn` down to what will be mapped."""
     fault.huge_page_disallowed = fault.exec and fault.nx_huge_page_workaround_enabled
     slot = fault.slot
-    if fault.max_level == PG_LEVEL_4K or fault.pfn is None or slot is None:
-        return
-    if slot.dirty_bitmap is not None:
+    if fault.pfn is None or slot is None or slot.dirty_bitmap is not None:
         return
     fault.req_level = kvm_mmu_max_mapping_level(kvm, slot, fault.gfn, fault.max_level)
     if fault.req_level == PG_LEVEL_4K or fault.huge_page_disallowed:

@@ -83,7 +83,7 @@ class KvmMmu:
     def __init__(self) -> None:
         self.root = RootInfo()
         self.prev_roots = [RootInfo() for _ in range(KVM_MMU_NUM_PREV_ROOTS)]
-        self.root_role = PageRole(0)
+        self.root_role: PageRole
         self.cpu_role: CpuRole = NO_CPU_ROLE
         self.pae_root: Kva | None = None
         self.pml4_root: Kva | None = None

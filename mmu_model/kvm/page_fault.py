@@ -57,7 +57,7 @@ def kvm_mmu_page_fault(
     elif result is RET_PF_EMULATE and not vcpu.kvm.kernel.retries_what_was_unprotected:
         known = mmio_info_in_cache(vcpu, address, direct=bool(vcpu.mmu.root_role.direct))
         emulation.allow_retry_pf = not known and not vcpu.guest_mode
-    vcpu.stat[result.stat] += 1
+    vcpu.stat[result.value] += 1
     return result
 
 

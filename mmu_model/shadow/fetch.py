@@ -64,7 +64,7 @@ def effective_access(vcpu: KvmVcpu, fault: KvmPageFault, pte_access: int) -> int
     if not (fault.write and read_only and not role.base.cr0_wp and not fault.user and fault.slot):
         return pte_access
     pte_access = (pte_access | ACC_WRITE_MASK) & ~ACC_USER_MASK
-    return pte_access & ~ACC_EXEC_MASK if role.ext.cr4_smep else pte_access
+    return pte_access & ~ACC_EXEC_MASK if role.ext.has("cr4_smep") else pte_access
 
 
 def fetch(vcpu: KvmVcpu, fault: KvmPageFault, memory: GuestMemory, gw: GuestWalker) -> RetPf:

@@ -40,44 +40,47 @@ def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, slot: KvmMemorySlot, gfn: Gfn) -> St
 
 def kvm_tdp_mmu_wrprot_slot(kvm: Kvm, slot: KvmMemorySlot, min_level: int = PG_LEVEL_4K) -> Steps[bool]:
     """Take W from every leaf of a slot, from `min_level` up; whether there was one. For read, and yielding."""
-
-    def change(spte: int) -> int:
-        return spte & ~PT_WRITABLE_MASK
-
-    return (yield from _change_leafs(kvm, slot, min_level, change))
+    return (yield from _clear_in_leafs(kvm, slot, min_level, lambda root: PT_WRITABLE_MASK))
 
 
 def kvm_tdp_mmu_clear_dirty_slot(kvm: Kvm, slot: KvmMemorySlot) -> Steps[bool]:
-    """With page-modification logging: take D from every leaf of a slot; otherwise as above."""
-    mask = kvm.masks.dirty or PT_WRITABLE_MASK
-
-    def change(spte: int) -> int:
-        return spte & ~mask
-
-    return (yield from _change_leafs(kvm, slot, PG_LEVEL_4K, change))
+    """With page-modification logging: take D from every leaf of a slot; where it does not serve, as above."""
+    return (yield from _clear_in_leafs(kvm, slot, PG_LEVEL_4K, lambda root: _dirty_bit(kvm, root)))
 
 
-def _change_leafs(kvm: Kvm, slot: KvmMemorySlot, min_level: int, change: Callable[[int], int]) -> Steps[bool]:
-    """Change the leaf sptes of a slot in all valid roots; whether any changed."""
+def _dirty_bit(kvm: Kvm, root: KvmMmuPage) -> int:
+    """What to take from leafs below a root so that the next write is noticed by the processor's log, or by a fault.
+
+    Nested guests run without the log, also in tables that their hypervisor has no part in (6.12:
+    tdp_mmu_need_write_protect; 6.1: spte_ad_need_write_protect).
+    """
+    unlogged = kvm.parameters.pml and root.role.guest_mode
+    return PT_WRITABLE_MASK if unlogged or not kvm.masks.dirty else kvm.masks.dirty
+
+
+def _clear_in_leafs(
+    kvm: Kvm, slot: KvmMemorySlot, min_level: int, bit: Callable[[KvmMmuPage], int]
+) -> Steps[bool]:
+    """Take a bit from the leaf sptes of a slot in all valid roots; whether any had it."""
     kvm.mmu_lock.assert_held_read()
     return (
         yield from for_each_root_of(
-            kvm, slot, lambda root: _change_leafs_of_root(kvm, root, slot, min_level, change)
+            kvm, slot, lambda root: _clear_in_leafs_of_root(kvm, root, slot, min_level, bit(root))
         )
     )
 
 
-def _change_leafs_of_root(
-    kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot, min_level: int, change: Callable[[int], int]
+def _clear_in_leafs_of_root(
+    kvm: Kvm, root: KvmMmuPage, slot: KvmMemorySlot, min_level: int, bit: int
 ) -> Steps[bool]:
     changed = False
     with kvm.rcu.read:
         place = TdpIter(kvm, root, slot.base_gfn, min_level)
         while place.valid and place.gfn < slot.end_gfn:
-            while _is_leaf(place) and (new_spte := change(place.old_spte)) != place.old_spte:
+            while _is_leaf(place) and place.old_spte & bit:
                 if (yield from tdp_mmu_iter_cond_resched(kvm, place)):
                     break
-                if (yield from tdp_mmu_set_spte_atomic(kvm, place, new_spte)):
+                if (yield from tdp_mmu_set_spte_atomic(kvm, place, place.old_spte & ~bit)):
                     changed = True
                     break
             place.next()
@@ -92,8 +95,8 @@ def kvm_tdp_mmu_clear_dirty_pt_masked(
     mmu_lock is held for write, so that no fault makes sptes; the processor and fast page faults change them.
     """
     kvm.mmu_lock.assert_held_write()
-    mask = PT_WRITABLE_MASK if wrprot or not kvm.masks.dirty else kvm.masks.dirty
     for root in [root for root in kvm.tdp_mmu_roots if not root.role.invalid and root.role.smm == slot.as_id]:
+        mask = PT_WRITABLE_MASK if wrprot else _dirty_bit(kvm, root)
         with kvm.rcu.read:
             for gfn in sorted(gfns):
                 place = TdpIter(kvm, root, gfn)

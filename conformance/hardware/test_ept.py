@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from conformance.hardware.guest import GPA, HOST_OFFSET, VA, EptGuest
+from conformance.hardware.machine import MAXPHYADDR
 from mmu_model.hardware import (
     Access,
     CountedWords,
@@ -23,8 +25,6 @@ from mmu_model.hardware import (
 from mmu_model.hardware.formats import EPT_LEVELS, fields
 from mmu_model.hardware.nested import PAGE_ACCESS
 from mmu_model.hardware.pdptes import load_paging
-from tests.hardware.guest import GPA, HOST_OFFSET, VA, EptGuest
-from tests.hardware.machine import MAXPHYADDR
 
 READ, WRITE, FETCH = (access(kind) for kind in Kind)
 R, W, X = 1, 2, 4
@@ -97,34 +97,12 @@ def test_rights_narrow_from_level_to_level() -> None:
     assert violation(guest.walk(WRITE)) == (W | R << 3 | LINEAR | PAGE, VA)
 
 
-def test_a_table_of_the_guest_is_read() -> None:
-    """Without A/D flags for EPT a walk reads the guest's entry: bit 0; bit 8 is clear."""
-    guest = EptGuest(Mode.FOUR_LEVEL)
-    table = guest.table_gpas[1]
-    guest.change(table, clear=R | W | X)
-    entry = table + (VA >> 30 & 511) * 8
-    assert violation(guest.walk(FETCH)) == (R | LINEAR, entry)
-
-
 def test_with_flags_a_table_of_the_guest_is_read_and_written() -> None:
     """Table 28-7: with A/D flags for EPT such an access sets both bit 0 and bit 1."""
     guest = EptGuest(Mode.FOUR_LEVEL, flags=True)
     guest.change(guest.table_gpas[1], clear=W)
     qualification, _ = violation(guest.walk(FETCH))
     assert qualification == R | W | (R | X) << 3 | LINEAR
-
-
-def test_without_flags_setting_a_flag_of_the_guest_is_a_write() -> None:
-    """29.3.3.2: writes to update accessed and dirty flags are data writes; a walk that sets none needs no
-    W."""
-    guest = EptGuest(Mode.FOUR_LEVEL)
-    leaf = guest.own_entry()
-    guest.change(guest.table_gpas[3], clear=W)
-    assert violation(guest.walk(READ)) == (W | (R | X) << 3 | LINEAR, leaf - HOST_OFFSET)
-    assert not guest.memory.read(leaf) & A
-    guest.memory.write(leaf, guest.memory.read(leaf) | A)
-    assert isinstance(guest.walk(READ), NestedTranslation)
-    assert violation(guest.walk(WRITE))[0] & W
 
 
 def test_a_table_of_the_guest_need_not_be_executable() -> None:
@@ -211,33 +189,6 @@ def test_an_entry_that_is_not_present_is_not_looked_at() -> None:
 # Accessed and dirty flags: 29.3.5
 
 
-def test_without_flags_nothing_is_marked() -> None:
-    guest = EptGuest(Mode.FOUR_LEVEL)
-    guest.walk(WRITE)
-    for level in (1, 2, 3, 4):
-        assert not guest.entry(GPA, level) & (EPT_A | EPT_D)
-    assert guest.memory.read(guest.own_entry()) & (A | D) == A | D
-
-
-def test_with_flags_a_read_marks_accessed_and_a_write_dirty() -> None:
-    guest = EptGuest(Mode.OFF, flags=True)
-    guest.walk(READ)
-    for level in (1, 2, 3, 4):
-        assert guest.entry(VA, level) & (EPT_A | EPT_D) == EPT_A
-    guest.walk(WRITE)
-    assert guest.entry(VA, 1) & (EPT_A | EPT_D) == EPT_A | EPT_D
-    assert guest.entry(VA, 2) & EPT_D == 0
-
-
-def test_with_flags_the_tables_of_the_guest_become_dirty() -> None:
-    """29.3.5: accesses to the guest's paging-structure entries are treated as writes."""
-    guest = EptGuest(Mode.FOUR_LEVEL, flags=True)
-    guest.walk(READ)
-    for table in guest.table_gpas:
-        assert guest.entry(table) & EPT_D
-    assert not guest.entry(GPA) & EPT_D
-
-
 # PDPTEs of a guest with PAE paging: 29.3.5, 28.2.1
 
 
@@ -267,20 +218,6 @@ def test_the_guests_own_fault_is_no_exit() -> None:
     guest = EptGuest(Mode.FOUR_LEVEL)
     guest.memory.write(guest.own_entry(), 0)
     assert isinstance(guest.walk(READ), PageFault)
-
-
-@pytest.mark.parametrize(
-    ("eptp", "reason"),
-    [
-        (0x1000 | 3 << 3 | 1, "memory type"),
-        (0x1000 | 2 << 3 | 6, "walk length"),
-        (0x1000 | 3 << 3 | 6 | 1 << 8, "11:7"),
-        (1 << 46 | 3 << 3 | 6, "above 45"),
-    ],
-)
-def test_an_eptp_that_fails_vm_entry(eptp: int, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        ExtendedPaging(eptp, maxphyaddr=46)
 
 
 def test_a_processor_runs_a_guest_under_ept() -> None:

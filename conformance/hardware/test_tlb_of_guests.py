@@ -1,0 +1,153 @@
+"""What a processor remembers of a guest's walks, and which instruction makes it forget what."""
+
+from collections.abc import Callable
+
+import pytest
+
+from conformance.hardware.guest import GPA, HOST_OFFSET, EptGuest, Guest, NptGuest
+from conformance.hardware.machine import (
+    VA,
+)
+from mmu_model.hardware import (
+    EptViolation,
+    Fault,
+    Invvpid,
+    Kind,
+    LogicalProcessor,
+    Mode,
+    NestedPageFault,
+    access,
+)
+from mmu_model.hardware.ept import EPTP_WRITE_BACK
+
+W = 2
+READ = access(Kind.READ)
+
+
+def stale_guest(guest: Guest, vpid: int = 1) -> LogicalProcessor:
+    """The guest has read VA; then the host moved its page by 1 GiB."""
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, vpid)
+    cpu.read(VA)
+    guest.host.map(GPA, GPA + 2 * HOST_OFFSET, flags=guest.leaf_flags)
+    assert is_stale_guest(cpu)
+    return cpu
+
+
+def is_stale_guest(cpu: LogicalProcessor) -> bool:
+    return cpu.translate(VA, READ) == GPA + HOST_OFFSET
+
+
+@pytest.mark.parametrize(
+    ("forget", "forgets"),
+    [
+        (lambda cpu, guest: cpu.invept(guest.paging.ep4ta), True),
+        (lambda cpu, guest: cpu.invept(guest.paging.ep4ta | EPTP_WRITE_BACK), True),
+        (lambda cpu, guest: cpu.invept(guest.paging.ep4ta + 0x1000), False),
+        (lambda cpu, guest: cpu.invept(), True),
+        (lambda cpu, guest: cpu.invvpid(Invvpid.VPID, 1), False),
+        (lambda cpu, guest: cpu.invvpid(Invvpid.ALL), False),
+        (lambda cpu, guest: cpu.invlpg(VA), False),
+        (lambda cpu, guest: cpu.mov_cr3(cpu.registers.cr3), False),
+    ],
+)
+def test_only_invept_forgets_what_ept_says(
+    forget: Callable[[LogicalProcessor, Guest], None], forgets: bool
+) -> None:
+    """29.4.3: the others are about linear addresses; a translation of the guest-physical one remains."""
+    guest = EptGuest(Mode.FOUR_LEVEL)
+    cpu = stale_guest(guest)
+    forget(cpu, guest)
+    assert is_stale_guest(cpu) is not forgets
+
+
+def remapped_guest(guest: Guest) -> LogicalProcessor:
+    """The guest has read VA; then it mapped VA elsewhere in its own tables."""
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, 1)
+    cpu.read(VA)
+    guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) & 0xFFF | VA)
+    assert is_stale_guest(cpu)
+    return cpu
+
+
+@pytest.mark.parametrize("kind", [EptGuest, NptGuest])
+@pytest.mark.parametrize(
+    ("forget", "forgets"),
+    [
+        (lambda cpu: cpu.invlpg(VA), True),
+        (lambda cpu: cpu.mov_cr3(cpu.registers.cr3), True),
+        (lambda cpu: cpu.invvpid(Invvpid.VPID, 1), True),
+        (lambda cpu: cpu.invvpid(Invvpid.VPID, 2), False),
+        (lambda cpu: cpu.invvpid(Invvpid.VPID_KEEP_GLOBAL, 1), True),
+        (lambda cpu: cpu.invvpid(Invvpid.ADDRESS, 1, VA), True),
+        (lambda cpu: cpu.invvpid(Invvpid.ADDRESS, 1, VA + 0x1000), False),
+        (lambda cpu: cpu.invvpid(Invvpid.ALL), True),
+        (lambda cpu: cpu.invlpga(VA, 1), True),
+        (lambda cpu: cpu.invlpga(VA, 2), False),
+        (lambda cpu: cpu.flush_asid(1), True),
+        (lambda cpu: cpu.flush_asid(2), False),
+    ],
+)
+def test_what_forgets_the_linear_addresses_of_a_guest(
+    kind: type[EptGuest] | type[NptGuest], forget: Callable[[LogicalProcessor], None], forgets: bool
+) -> None:
+    cpu = remapped_guest(kind(Mode.FOUR_LEVEL))
+    forget(cpu)
+    assert is_stale_guest(cpu) is not forgets
+
+
+def test_npt_translations_belong_to_the_asid() -> None:
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    cpu = stale_guest(guest)
+    cpu.flush_asid(2)
+    assert is_stale_guest(cpu)
+    cpu.flush_asid(1)
+    assert not is_stale_guest(cpu)
+
+
+@pytest.mark.parametrize("vpid", [0, 1])
+def test_entry_and_exit_forget_only_without_a_vpid(vpid: int) -> None:
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    cpu = stale_guest(guest, vpid)
+    registers = cpu.exit_guest()
+    cpu.enter_guest(registers, guest.paging, vpid)
+    assert is_stale_guest(cpu) is (vpid == 1)
+
+
+def test_two_guests_do_not_see_each_others_translations() -> None:
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    cpu = stale_guest(guest, 1)
+    cpu.exit_guest()
+    cpu.enter_guest(guest.registers, guest.paging, 2)
+    assert not is_stale_guest(cpu)
+    assert cpu.exit_guest() == guest.registers
+    assert cpu.read(GPA + HOST_OFFSET) == 0
+
+
+@pytest.mark.parametrize(("kind", "exits"), [(EptGuest, EptViolation), (NptGuest, NestedPageFault)])
+def test_an_exit_forgets_what_it_was_about(kind: type[EptGuest] | type[NptGuest], exits: type[Fault]) -> None:
+    """29.4.3.1: after a violation the hypervisor may give rights without an invalidation."""
+    guest = kind(Mode.FOUR_LEVEL)
+    guest.change(GPA, clear=W)
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, 1)
+    cpu.read(VA)
+    guest.change(GPA, add=W)
+    with pytest.raises(exits):
+        cpu.write(VA, 1)
+    cpu.write(VA, 1)
+
+
+def test_a_large_page_of_a_guest_on_small_pages_is_forgotten_as_one() -> None:
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    guest.memory.write(guest.own_entry(2), 0x0040_0000 | 0x87)
+    base = VA & ~0x1F_FFFF
+    for offset in (0, 0x1000):
+        guest.host.map(0x40_0000 + offset, 0x5000_0000 + offset)
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, 1)
+    assert [cpu.translate(base + offset, READ) for offset in (0, 0x1000)] == [0x5000_0000, 0x5000_1000]
+    assert len(cpu.tlb) == 2
+    cpu.invlpg(base)
+    assert len(cpu.tlb) == 0

@@ -205,6 +205,7 @@ def nested_guest(
     maxphyaddr: int = 46,
     nx: bool = True,
     tdp_format: TdpFormat = TdpFormat.NPT,
+    pml: bool = False,
 ) -> Scene:
     """A guest that runs a guest of its own, without paging, over nested tables with the levels of its own paging.
 
@@ -222,6 +223,7 @@ def nested_guest(
         maxphyaddr=maxphyaddr,
         nx=nx,
         tdp_format=tdp_format,
+        pml=pml,
     )
     scene.reads(TABLES)
     frames: list[int] = []

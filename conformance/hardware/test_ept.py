@@ -6,9 +6,9 @@ import pytest
 
 from conformance.hardware.guest import GPA, HOST_OFFSET, VA, EptGuest
 from conformance.hardware.machine import MAXPHYADDR
+from conformance.looking import CountedWords
 from mmu_model.hardware import (
     Access,
-    CountedWords,
     EptMisconfiguration,
     EptViolation,
     ExtendedPaging,
@@ -196,6 +196,8 @@ def test_loading_the_pdptes_is_a_read() -> None:
     guest = EptGuest(Mode.PAE, flags=True)
     load_paging(guest.memory, guest.registers, guest.paging)
     assert guest.entry(guest.table_gpas[0]) & (EPT_A | EPT_D) == EPT_A
+    guest.change(guest.table_gpas[0], clear=W | X)
+    load_paging(guest.memory, guest.registers, guest.paging)
 
 
 def test_a_violation_while_loading_the_pdptes_has_no_linear_address() -> None:

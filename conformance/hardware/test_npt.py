@@ -4,6 +4,7 @@ import pytest
 
 from conformance.hardware.guest import GPA, HOST_OFFSET, VA, NptGuest
 from conformance.hardware.machine import MODES
+from conformance.looking import CountedWords
 from mmu_model.hardware import (
     CR0_PE,
     CR0_PG,
@@ -19,7 +20,6 @@ from mmu_model.hardware import (
     EXIT_INFO_PAGE,
     EXIT_INFO_TABLE,
     Access,
-    CountedWords,
     Kind,
     LinearPaging,
     LogicalProcessor,

@@ -79,6 +79,29 @@ def test_a_fault_caches_tables_but_forgets_them_at_once() -> None:
     assert not is_stale(cpu)
 
 
+def test_a_fault_forgets_nothing_about_other_addresses() -> None:
+    """SDM 4.10.4.1: the page, and the tables that a walk of that address would use; all others stay."""
+    machine = Machine(Mode.FOUR_LEVEL)
+    near, neighbour, far = VA, VA + 0x1000, VA + (1 << 39)
+    for address in (near, neighbour, VA + 0x3000):
+        machine.tables.map(address, PAGE)
+    cpu = LogicalProcessor(machine.memory, machine.registers())
+    cpu.read(near)
+    machine.tables.map(near, OTHER)
+    machine.clear_bits(near, 2, P)
+
+    with pytest.raises(PageFault):
+        cpu.read(far)
+
+    assert is_stale(cpu, near)
+    assert is_stale(cpu, neighbour), "by the table that is remembered"
+    with pytest.raises(PageFault):
+        cpu.read(VA + 0x2000)
+    assert is_stale(cpu, near)
+    with pytest.raises(PageFault):
+        cpu.read(VA + 0x3000)  # which the table would have led to
+
+
 def test_rights_are_cached_and_a_spurious_fault_forgets_them() -> None:
     """SDM 4.10.4.3: more rights may be given without an invalidation; the fault comes once at the most."""
     machine = Machine(Mode.FOUR_LEVEL)

@@ -1,24 +1,28 @@
 """What a processor remembers of a guest's walks, and which instruction makes it forget what."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from conformance.hardware.guest import GPA, HOST_OFFSET, EptGuest, Guest, NptGuest
-from conformance.hardware.machine import (
-    VA,
-)
+from conformance.hardware.machine import MAXPHYADDR, PAGE, VA, Machine
 from mmu_model.hardware import (
+    CR4_PGE,
     EptViolation,
+    ExtendedPaging,
     Fault,
+    GeneralProtection,
     Invvpid,
     Kind,
     LogicalProcessor,
     Mode,
     NestedPageFault,
+    PageFault,
     access,
 )
-from mmu_model.hardware.ept import EPTP_WRITE_BACK
+from mmu_model.hardware.ept import EPTP_WALK_LENGTH_4, EPTP_WRITE_BACK
+from mmu_model.hardware.tables import PageTables, frames_from
 
 W = 2
 READ = access(Kind.READ)
@@ -151,3 +155,112 @@ def test_a_large_page_of_a_guest_on_small_pages_is_forgotten_as_one() -> None:
     assert len(cpu.tlb) == 2
     cpu.invlpg(base)
     assert len(cpu.tlb) == 0
+
+
+@pytest.mark.parametrize(("kind", "exits"), [(EptGuest, EptViolation), (NptGuest, NestedPageFault)])
+def test_an_exit_forgets_nothing_about_other_addresses(
+    kind: type[EptGuest] | type[NptGuest], exits: type[Fault]
+) -> None:
+    """29.4.3.1: of guest-physical addresses the one that did not translate, and the tables on its way."""
+    guest = kind(Mode.OFF)
+    other, far = VA + 0x1000, VA + (1 << 30)
+    guest.host.map(other, PAGE, flags=guest.leaf_flags)
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, 1)
+    cpu.read(VA)
+    guest.host.map(VA, PAGE, flags=guest.leaf_flags)
+    guest.change(VA, level=2, clear=7)
+
+    with pytest.raises(exits):
+        cpu.read(far)
+
+    assert cpu.translate(VA, READ) == VA + HOST_OFFSET
+    assert cpu.translate(other, READ) == PAGE
+    cpu.flush_asid()
+    with pytest.raises(exits):
+        cpu.read(other)
+
+
+def test_a_guests_own_fault_forgets_nothing_of_the_second_dimension() -> None:
+    """A page fault is about linear addresses."""
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    cpu = stale_guest(guest)
+    with pytest.raises(PageFault):
+        cpu.read(VA + 0x1000)
+    assert is_stale_guest(cpu)
+    cpu.invlpg(VA)
+    assert is_stale_guest(cpu)
+
+
+def test_without_a_vpid_an_entry_forgets_what_the_host_had() -> None:
+    """And an exit what the guest had; translations by a VPID stay for it."""
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    host = Machine(Mode.FOUR_LEVEL)
+    host.tables.map(VA, PAGE)
+    cpu = LogicalProcessor(host.memory, host.registers())
+    for vpid in (1, 0):
+        cpu.read(VA)
+        host.tables.map(VA, HOST_OFFSET)
+        assert cpu.translate(VA, READ) == PAGE
+        cpu.enter_guest(guest.registers, None, vpid)
+        assert cpu.exit_guest() == guest.registers
+        assert cpu.translate(VA, READ) == (PAGE if vpid else HOST_OFFSET)
+        host.tables.map(VA, PAGE)
+
+
+def test_a_refused_entry_leaves_the_processor_as_it_was() -> None:
+    """The guest's PDPTEs cannot be loaded: the host goes on, and what it returns to later is its own."""
+    guest = EptGuest(Mode.PAE)
+    guest.memory.write(guest.own_entry(3), 1 | 1 << 5)
+    cpu = LogicalProcessor(guest.memory)
+    before = cpu.registers
+
+    with pytest.raises(GeneralProtection):
+        cpu.enter_guest(guest.registers, guest.paging, 1)
+
+    assert (cpu.registers, cpu.second_dimension, cpu.vpid) == (before, None, 0)
+    assert cpu.translate(VA, READ) == VA
+    cpu.enter_guest(guest.registers, guest.paging, 1, pdptes=(0, 0, 0, 0))
+    with pytest.raises(PageFault):
+        cpu.read(VA)
+    assert cpu.exit_guest() == guest.registers
+    assert cpu.registers == before
+
+
+def test_global_pages_are_forgotten_by_asid_unless_kept() -> None:
+    """INVVPID that retains globals, and TLB_CONTROL 7, which flushes those of no ASID (APM vol. 2, 15.16.1)."""
+    for forget, kept in (
+        (lambda cpu: cpu.invvpid(Invvpid.VPID_KEEP_GLOBAL, 1), True),
+        (lambda cpu: cpu.invvpid(Invvpid.VPID, 1), False),
+        (lambda cpu: cpu.flush_asid(1, keep_global=True), True),
+        (lambda cpu: cpu.flush_asid(1), False),
+    ):
+        guest = EptGuest(Mode.FOUR_LEVEL)
+        guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) | 1 << 8)
+        cpu = LogicalProcessor(guest.memory)
+        registers = replace(guest.registers, cr4=guest.registers.cr4 | CR4_PGE)
+        cpu.enter_guest(registers, guest.paging, 1)
+        cpu.read(VA)
+        guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) & 0xFFF | VA)
+        forget(cpu)
+        assert is_stale_guest(cpu) is kept
+
+
+def test_translations_by_another_ept_are_not_used() -> None:
+    """29.4.1: they are tagged with the root of the EPT; with the same VPID each EPT has its own."""
+    first = EptGuest(Mode.FOUR_LEVEL)
+    cpu = stale_guest(first)
+    second = PageTables(first.memory, Mode.FOUR_LEVEL, frames_from(0x20_0000))
+    for gpa in [*first.table_gpas, GPA]:
+        second.map(gpa, gpa + HOST_OFFSET * (2 if gpa == GPA else 1), flags=first.leaf_flags)
+    cpu.exit_guest()
+    eptp = second.root | EPTP_WRITE_BACK | EPTP_WALK_LENGTH_4
+    cpu.enter_guest(first.registers, ExtendedPaging(eptp, maxphyaddr=MAXPHYADDR), 1)
+    assert not is_stale_guest(cpu)
+    cpu.exit_guest()
+    cpu.enter_guest(first.registers, first.paging, 1)
+    assert is_stale_guest(cpu)
+    cpu.invept(second.root)
+    assert is_stale_guest(cpu)
+    cpu.invept()
+    assert not is_stale_guest(cpu)

@@ -142,7 +142,8 @@ def test_a_copy_goes_its_own_way(duplicate: Callable[[PhysicalMemory], PhysicalM
     for one in (memory, twin):
         one.write(0x9000, 3)
         one.write(0xA000, 4)
-    assert [one.read(0x7008) for one in (memory, twin)] == [WORD, WORD]
+    for address in (HERE + 8, 0x5FF8, 0x7008):
+        assert [one.read(address) for one in (memory, twin)] == [WORD, WORD]
     assert [one.read(0x9008) for one in (memory, twin)] == [0, 0]
     assert set(twin.frames()) == set(memory.frames()) == {5, 7, 9, 10}
     with pytest.raises(ValueError, match="not below 2"):

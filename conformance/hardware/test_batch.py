@@ -1,5 +1,7 @@
 """Walks on arrays: how many there can be, and what they do not take."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,14 @@ def test_frames_that_come_and_go_are_found_or_not() -> None:
     assert [at(5), at(6)] == [1, 2]
     memory.release(Pfn(5))
     assert [at(5), at(6)] == [0, 2]
+
+
+def test_frames_are_found_in_a_copy_too() -> None:
+    """One made here, and one that was sent to another process."""
+    memory = PhysicalMemory(40)
+    memory.write(0x5000, 1)
+    memory.frame_index()
+    for twin in (memory.copy(), pickle.loads(pickle.dumps(memory))):
+        assert twin.words[twin.frame_index().base(np.array([4, 5], np.int64))].tolist() == [0, 1]
+        twin.write(0x4000, 2)
+        assert twin.words[twin.frame_index().base(np.array([4, 5], np.int64))].tolist() == [2, 1]

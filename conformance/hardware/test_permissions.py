@@ -151,3 +151,26 @@ def test_pk_is_told_beside_another_reason() -> None:
 def test_keys_are_only_of_long_mode() -> None:
     machine = mapped(Mode.PAE, 1)
     assert isinstance(machine.walk(VA, USER_READ, cr4=CR4_PKE, pkru=0xFFFF_FFFF), Translation)
+
+
+@pytest.mark.parametrize(
+    ("kind", "user"), [(Kind.FETCH, False), (Kind.FETCH, True), (Kind.READ, True), (Kind.WRITE, True)]
+)
+def test_what_the_processor_does_on_its_own_account(kind: Kind, user: bool) -> None:
+    """It reads and writes system tables, as a supervisor whatever the CPL; it fetches nothing from them."""
+    with pytest.raises(ValueError, match="implicit"):
+        access(kind, user=user, implicit=True)
+
+
+def test_implicit_accesses_are_the_supervisors() -> None:
+    """All rules but that of EFLAGS.AC are those of explicit ones."""
+    machine = mapped(Mode.FOUR_LEVEL, flags=P)
+    implicit_write = access(Kind.WRITE, implicit=True)
+    assert isinstance(machine.walk(VA, IMPLICIT_READ), Translation)
+    assert error_code(machine.walk(VA, implicit_write)) == ERROR_P | ERROR_WR
+    assert isinstance(machine.walk(VA, implicit_write, cr0=0), Translation)
+    assert isinstance(machine.walk(VA, IMPLICIT_READ, cr4=CR4_SMAP), Translation)
+    machine.set_bits(VA, 1, W)
+    for level in (1, 2, 3, 4):
+        machine.set_bits(VA, level, U)
+    assert error_code(machine.walk(VA, implicit_write, cr4=CR4_SMAP, ac=True)) == ERROR_P | ERROR_WR

@@ -208,6 +208,23 @@ def test_without_a_vpid_an_entry_forgets_what_the_host_had() -> None:
         host.tables.map(VA, PAGE)
 
 
+@pytest.mark.parametrize("vpid", [0, 1])
+def test_the_host_uses_no_translation_of_its_guest(vpid: int) -> None:
+    """Nor the next guest one of the guest before it, under nested page tables of its own."""
+    guest, other = NptGuest(Mode.OFF), NptGuest(Mode.OFF)
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, vpid)
+    assert cpu.translate(VA, READ) == VA + HOST_OFFSET
+    cpu.exit_guest()
+    assert cpu.translate(VA, READ) == VA
+
+    tables = PageTables(guest.memory, Mode.FOUR_LEVEL, frames_from(0x20_0000))
+    tables.map(VA, PAGE)
+    other.host.root = tables.root
+    cpu.enter_guest(other.registers, other.paging, vpid * 2)
+    assert cpu.translate(VA, READ) == PAGE
+
+
 def test_a_refused_entry_leaves_the_processor_as_it_was() -> None:
     """The guest's PDPTEs cannot be loaded: the host goes on, and what it returns to later is its own."""
     guest = EptGuest(Mode.PAE)
@@ -244,6 +261,31 @@ def test_global_pages_are_forgotten_by_asid_unless_kept() -> None:
         guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) & 0xFFF | VA)
         forget(cpu)
         assert is_stale_guest(cpu) is kept
+
+
+def test_what_was_part_of_a_large_page_is_forgotten_for_itself() -> None:
+    """The guest has a page of 4 KiB by now where a large one was: INVLPG of its neighbour leaves it alone."""
+    guest = NptGuest(Mode.FOUR_LEVEL)
+    table = guest.memory.read(guest.own_entry(2))
+    base, neighbour = VA & ~0x1F_FFFF, (VA & ~0x1F_FFFF) + 0x1000
+    for gpa in (0x40_0000, 0x40_1000, 0x60_0000):
+        guest.host.map(gpa, gpa + HOST_OFFSET)
+    cpu = LogicalProcessor(guest.memory)
+    cpu.enter_guest(guest.registers, guest.paging, 1)
+    guest.memory.write(guest.own_entry(2), 0x40_0000 | 0x87)
+    assert cpu.translate(base, READ) == 0x40_0000 + HOST_OFFSET
+    guest.memory.write(guest.own_entry(2), table)
+    entry = (table & ~0xFFF) + HOST_OFFSET
+    guest.memory.write(entry, 0x60_0000 | 7)
+    assert cpu.translate(base, access(Kind.WRITE)) == 0x60_0000 + HOST_OFFSET
+    guest.memory.write(entry, 0)
+
+    cpu.invlpg(neighbour)
+
+    assert cpu.translate(base, READ) == 0x60_0000 + HOST_OFFSET
+    cpu.invlpg(base)
+    with pytest.raises(PageFault):
+        cpu.read(base)
 
 
 def test_translations_by_another_ept_are_not_used() -> None:

@@ -244,23 +244,30 @@ def test_a_refused_entry_leaves_the_processor_as_it_was() -> None:
     assert cpu.registers == before
 
 
-def test_global_pages_are_forgotten_by_asid_unless_kept() -> None:
-    """INVVPID that retains globals, and TLB_CONTROL 7, which flushes those of no ASID (APM vol. 2, 15.16.1)."""
-    for forget, kept in (
+@pytest.mark.parametrize(
+    ("forget", "kept"),
+    [
         (lambda cpu: cpu.invvpid(Invvpid.VPID_KEEP_GLOBAL, 1), True),
         (lambda cpu: cpu.invvpid(Invvpid.VPID, 1), False),
         (lambda cpu: cpu.flush_asid(1, keep_global=True), True),
         (lambda cpu: cpu.flush_asid(1), False),
-    ):
-        guest = EptGuest(Mode.FOUR_LEVEL)
-        guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) | 1 << 8)
-        cpu = LogicalProcessor(guest.memory)
-        registers = replace(guest.registers, cr4=guest.registers.cr4 | CR4_PGE)
-        cpu.enter_guest(registers, guest.paging, 1)
-        cpu.read(VA)
-        guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) & 0xFFF | VA)
-        forget(cpu)
-        assert is_stale_guest(cpu) is kept
+    ],
+)
+def test_global_pages_are_forgotten_by_asid_unless_kept(
+    forget: Callable[[LogicalProcessor], None], kept: bool
+) -> None:
+    """INVVPID that retains globals, and TLB_CONTROL 7, which flushes those of no ASID (APM vol. 2, 15.16.1)."""
+    guest = EptGuest(Mode.FOUR_LEVEL)
+    guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) | 1 << 8)
+    cpu = LogicalProcessor(guest.memory)
+    registers = replace(guest.registers, cr4=guest.registers.cr4 | CR4_PGE)
+    cpu.enter_guest(registers, guest.paging, 1)
+    cpu.read(VA)
+    guest.memory.write(guest.own_entry(), guest.memory.read(guest.own_entry()) & 0xFFF | VA)
+
+    forget(cpu)
+
+    assert is_stale_guest(cpu) is kept
 
 
 def test_what_was_part_of_a_large_page_is_forgotten_for_itself() -> None:

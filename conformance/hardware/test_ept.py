@@ -123,6 +123,19 @@ def test_an_address_beyond_the_walk_length_violates() -> None:
     assert violation(caught.value) == (R | LINEAR | PAGE, GPA | 1 << 48)
 
 
+@pytest.mark.parametrize(("host_mode", "width"), [(Mode.FOUR_LEVEL, 48), (Mode.FIVE_LEVEL, 57)])
+def test_the_last_page_that_ept_reaches(host_mode: Mode, width: int) -> None:
+    """It is mapped as any other; the one after it is not there, whatever the tables say."""
+    guest = EptGuest(Mode.OFF, host_mode)
+    end = 1 << width
+    for page in (end - 0x1000, 0):
+        guest.host.map(page, GPA, flags=guest.leaf_flags)
+    assert walk(guest.memory, guest.paging, PAGE_ACCESS[Kind.READ], end - 8).address == GPA | 0xFF8
+    with pytest.raises(EptViolation) as caught:
+        walk(guest.memory, guest.paging, PAGE_ACCESS[Kind.READ], end)
+    assert violation(caught.value) == (R | LINEAR | PAGE, end)
+
+
 # Misconfigurations: 29.3.3.1
 
 

@@ -31,8 +31,10 @@ from mmu_model.hardware import (
     PhysicalMemory,
     Registers,
     access,
+    walk,
     walk_nested,
 )
+from mmu_model.hardware.nested import PAGE_ACCESS
 
 P, W, U, A, D, XD = 1, 2, 4, 1 << 5, 1 << 6, 1 << 63
 READ, WRITE, FETCH = (access(kind) for kind in Kind)
@@ -148,6 +150,22 @@ def test_an_address_beyond_the_width_of_the_host_paging(host_mode: Mode, width: 
     with pytest.raises(NestedPageFault) as caught:
         walk_nested(memory, LinearPaging(registers), host, READ, 0)
     assert exit_info(caught.value) == (ERROR_US | ERROR_WR | EXIT_INFO_TABLE, 1 << width)
+
+
+@pytest.mark.parametrize(
+    ("host_mode", "width"),
+    [(Mode.THIRTY_TWO_BIT, 32), (Mode.PAE, 32), (Mode.FOUR_LEVEL, 48), (Mode.FIVE_LEVEL, 57)],
+)
+def test_the_last_page_that_the_host_paging_reaches(host_mode: Mode, width: int) -> None:
+    """It is mapped as any other; the one after it is not there, whatever the tables say."""
+    guest = NptGuest(Mode.OFF, host_mode)
+    end = 1 << width
+    guest.host.map(end - 0x1000, GPA)
+    assert walk(guest.memory, guest.paging, PAGE_ACCESS[Kind.READ], end - 8).address == GPA | 0xFF8
+    guest.host.map(0, GPA)
+    with pytest.raises(NestedPageFault) as caught:
+        walk(guest.memory, guest.paging, PAGE_ACCESS[Kind.READ], end)
+    assert exit_info(caught.value) == (ERROR_US | EXIT_INFO_PAGE, end)
 
 
 def test_a_processor_runs_a_guest() -> None:

@@ -1,5 +1,7 @@
 """Which accesses a translation permits: every rule of SDM vol. 3, 4.6 once."""
 
+from collections.abc import Callable
+
 import pytest
 
 from conformance.hardware.machine import (
@@ -23,7 +25,9 @@ from mmu_model.hardware import (
     ERROR_WR,
     Access,
     Kind,
+    LogicalProcessor,
     Mode,
+    PageFault,
     Translation,
     access,
 )
@@ -174,3 +178,22 @@ def test_implicit_accesses_are_the_supervisors() -> None:
     for level in (1, 2, 3, 4):
         machine.set_bits(VA, level, U)
     assert error_code(machine.walk(VA, implicit_write, cr4=CR4_SMAP, ac=True)) == ERROR_P | ERROR_WR
+
+
+@pytest.mark.parametrize("cpl", range(4))
+def test_only_ring_3_is_the_user(cpl: int) -> None:
+    """SDM 4.6: accesses at CPL 0 to 2 are the supervisor's."""
+    machine = mapped(Mode.FOUR_LEVEL, flags=P | W)
+    cpu = LogicalProcessor(machine.memory, machine.registers())
+    acts: list[tuple[Callable[[], object], int]] = [
+        (lambda: cpu.read(VA, cpl=cpl), 0),
+        (lambda: cpu.write(VA, 1, cpl=cpl), ERROR_WR),
+        (lambda: cpu.fetch(VA, cpl=cpl), ERROR_ID),
+    ]
+    for act, bits in acts:
+        if cpl < 3:
+            act()
+            continue
+        with pytest.raises(PageFault) as fault:
+            act()
+        assert fault.value.error_code == ERROR_P | ERROR_US | bits

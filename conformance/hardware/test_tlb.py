@@ -14,6 +14,7 @@ from mmu_model.hardware import (
     CR4_PCIDE,
     CR4_PGE,
     GeneralProtection,
+    Invpcid,
     Kind,
     LogicalProcessor,
     Mode,
@@ -176,6 +177,21 @@ def test_tables_are_cached() -> None:
     assert not is_stale(cpu, VA + 0x1000)
 
 
+def test_invlpg_of_any_address_forgets_all_tables() -> None:
+    """SDM 4.10.4.1: those of the current PCID; a page fault does not."""
+    machine = Machine(Mode.FOUR_LEVEL)
+    machine.tables.map(VA, PAGE)
+    cpu = LogicalProcessor(machine.memory, machine.registers())
+    cpu.read(VA)
+    machine.memory.write(0x70_0000 | (VA + 0x1000 >> 12 & 511) * 8, OTHER | P)
+    machine.memory.write(machine.tables.entry_address(VA, 2), 0x70_0000 | P)
+
+    cpu.invlpg(0x7000_0000)
+
+    assert not is_stale(cpu, VA + 0x1000)
+    assert is_stale(cpu, VA)
+
+
 def test_the_rights_of_upper_levels_are_cached_with_the_table() -> None:
     machine = Machine(Mode.FOUR_LEVEL)
     machine.tables.map(VA, PAGE)
@@ -296,3 +312,17 @@ def test_a_refused_load_of_cr3_changes_nothing() -> None:
         cpu.mov_cr3(cpu.registers.cr3 | 8)
     assert cpu.registers == before
     assert is_stale(cpu)
+
+
+@pytest.mark.parametrize(
+    ("kind", "forgets_global"), [(0, False), (1, False), (2, True), (3, False)], ids=["0", "1", "2", "3"]
+)
+def test_the_types_of_invpcid(kind: int, forgets_global: bool) -> None:
+    """SDM vol. 2: an address and a PCID; a PCID; everything; everything that is not global."""
+    for flags, expected in ((P, True), (P | G, forgets_global)):
+        _, cpu = scene(flags=flags, cr4=CR4_PGE | CR4_PCIDE)
+        cpu.invpcid(Invpcid(kind), 0, VA)
+        assert is_stale(cpu) is not expected
+        _, cpu = scene(flags=flags, cr4=CR4_PGE | CR4_PCIDE)
+        cpu.invpcid(Invpcid(kind), 5, VA)
+        assert is_stale(cpu) is not (expected and kind >= 2)

@@ -8,7 +8,11 @@ import pytest
 from conformance.hardware.guest import GPA, HOST_OFFSET, EptGuest, Guest, NptGuest
 from conformance.hardware.machine import MAXPHYADDR, PAGE, VA, Machine
 from mmu_model.hardware import (
+    CR0_PE,
+    CR0_PG,
+    CR4_PAE,
     CR4_PGE,
+    EFER_LMA,
     EptViolation,
     ExtendedPaging,
     Fault,
@@ -19,6 +23,7 @@ from mmu_model.hardware import (
     Mode,
     NestedPageFault,
     PageFault,
+    Registers,
     access,
 )
 from mmu_model.hardware.ept import EPTP_WALK_LENGTH_4, EPTP_WRITE_BACK
@@ -81,12 +86,12 @@ def remapped_guest(guest: Guest) -> LogicalProcessor:
     [
         (lambda cpu: cpu.invlpg(VA), True),
         (lambda cpu: cpu.mov_cr3(cpu.registers.cr3), True),
-        (lambda cpu: cpu.invvpid(Invvpid.VPID, 1), True),
+        (lambda cpu: cpu.invvpid(Invvpid(1), 1), True),
         (lambda cpu: cpu.invvpid(Invvpid.VPID, 2), False),
-        (lambda cpu: cpu.invvpid(Invvpid.VPID_KEEP_GLOBAL, 1), True),
-        (lambda cpu: cpu.invvpid(Invvpid.ADDRESS, 1, VA), True),
+        (lambda cpu: cpu.invvpid(Invvpid(3), 1), True),
+        (lambda cpu: cpu.invvpid(Invvpid(0), 1, VA), True),
         (lambda cpu: cpu.invvpid(Invvpid.ADDRESS, 1, VA + 0x1000), False),
-        (lambda cpu: cpu.invvpid(Invvpid.ALL), True),
+        (lambda cpu: cpu.invvpid(Invvpid(2)), True),
         (lambda cpu: cpu.invlpga(VA, 1), True),
         (lambda cpu: cpu.invlpga(VA, 2), False),
         (lambda cpu: cpu.flush_asid(1), True),
@@ -223,6 +228,23 @@ def test_the_host_uses_no_translation_of_its_guest(vpid: int) -> None:
     other.host.root = tables.root
     cpu.enter_guest(other.registers, other.paging, vpid * 2)
     assert cpu.translate(VA, READ) == PAGE
+
+
+@pytest.mark.parametrize("vpid", [0, 1])
+def test_a_guest_uses_no_translation_of_its_host(vpid: int) -> None:
+    """Under nested page tables both are of ASID 0, or each of its own."""
+    guest = NptGuest(Mode.OFF)
+    tables = PageTables(guest.memory, Mode.FOUR_LEVEL, frames_from(0x30_0000))
+    tables.map(VA, PAGE)
+    registers = Registers(
+        cr0=CR0_PE | CR0_PG, cr3=tables.root, cr4=CR4_PAE, efer=EFER_LMA, maxphyaddr=MAXPHYADDR
+    )
+    cpu = LogicalProcessor(guest.memory, registers)
+    assert cpu.translate(VA, READ) == PAGE
+
+    cpu.enter_guest(guest.registers, guest.paging, vpid)
+
+    assert cpu.translate(VA, READ) == VA + HOST_OFFSET
 
 
 def test_a_refused_entry_leaves_the_processor_as_it_was() -> None:

@@ -97,6 +97,20 @@ def test_frames_are_filled_released_and_copied() -> None:
     assert list(memory.frames()) == [Pfn(9)]
 
 
+def test_a_frame_that_is_filled_ends_where_the_next_begins() -> None:
+    """Whether that one was there before, or comes later."""
+    memory = PhysicalMemory(40)
+    memory.write(0x4000, 4)
+    memory.write(HERE, 5)
+    memory.write(0x6000, 6)
+
+    memory.fill(Pfn(5), WORD)
+    memory.write(0x7008, 7)
+
+    assert [memory.read(at) for at in (0x4000, 0x4FF8, HERE, 0x5FF8)] == [4, 0, WORD, WORD]
+    assert [memory.read(at) for at in (0x6000, 0x6008, 0x7000, 0x7008, 0x7FF8)] == [6, 0, 0, 7, 0]
+
+
 def test_many_frames() -> None:
     """More than there is room for in the beginning; each keeps its own."""
     memory = PhysicalMemory(40)

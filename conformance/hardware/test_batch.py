@@ -5,17 +5,23 @@ import pickle
 import numpy as np
 import pytest
 
-from conformance.hardware.machine import Machine
+from conformance.hardware.machine import PAGE, VA, Machine
 from mmu_model.hardware import (
+    ACCESSES,
     CR0_PE,
     CR0_PG,
     CR4_PAE,
+    CR4_PKE,
+    CR4_PKS,
+    Access,
     Kind,
     LinearPaging,
     Mode,
+    PageFault,
     PhysicalMemory,
     Registers,
     access,
+    walk,
 )
 from mmu_model.hardware.batch import NO_FAULT, walk_batch
 from mmu_model.hardware.types import Pfn
@@ -33,6 +39,33 @@ def test_a_batch_may_be_large() -> None:
 
     assert (walks.fault == NO_FAULT).all()
     assert np.array_equal(walks.address, addresses + np.uint64(0x3FE0_0000))
+
+
+def single(memory: PhysicalMemory, paging: LinearPaging, how: Access, address: int) -> tuple[int, int]:
+    """Where a walk by itself leads, and its fault."""
+    try:
+        return walk(memory, paging, how, address).address, NO_FAULT
+    except PageFault as fault:
+        return 0, fault.error_code
+
+
+@pytest.mark.parametrize("how", ACCESSES, ids=lambda how: f"{how.kind.value} {how.index}")
+def test_every_high_bit_of_an_entry_means_what_it_does_alone(how: Access) -> None:
+    """Bits 62:52, of which 62:59 are a key, with all rights that there are."""
+    machine = Machine(Mode.FOUR_LEVEL)
+    cases = [(flags, bit) for flags in range(1, 8, 2) for bit in range(52, 64)]
+    for number, (flags, bit) in enumerate(cases):
+        machine.tables.map(VA + number * 0x1000, PAGE, flags=flags | 1 << bit)
+    registers = machine.registers(cr4=CR4_PKE | CR4_PKS, pkru=0x0002_0004, pkrs=0x0001_0008)
+    paging = LinearPaging(registers)
+    addresses = np.arange(len(cases), dtype=np.uint64) * np.uint64(0x1000) + np.uint64(VA)
+    alone = machine.memory.copy()
+
+    walks = walk_batch(machine.memory, paging, how, addresses)
+
+    ends = [single(alone, paging, how, address) for address in addresses.tolist()]
+    assert list(zip(walks.address.tolist(), walks.fault.tolist(), strict=True)) == ends
+    assert machine.memory == alone
 
 
 def test_what_a_batch_does_not_take() -> None:

@@ -235,6 +235,21 @@ def test_the_guests_own_fault_is_no_exit() -> None:
     assert isinstance(guest.walk(READ), PageFault)
 
 
+@pytest.mark.parametrize(
+    ("eptp", "reason"),
+    [
+        (0x1000 | 3 << 3 | 1, "memory type"),
+        (0x1000 | 2 << 3 | 6, "walk length"),
+        (0x1000 | 3 << 3 | 6 | 1 << 8, "11:7"),
+        (1 << 46 | 3 << 3 | 6, "above 45"),
+    ],
+)
+def test_why_an_eptp_fails_vm_entry(eptp: int, reason: str) -> None:
+    """The error says it."""
+    with pytest.raises(ValueError, match=reason):
+        ExtendedPaging(eptp, maxphyaddr=46)
+
+
 def test_a_processor_runs_a_guest_under_ept() -> None:
     guest = EptGuest(Mode.PAE)
     cpu = LogicalProcessor(guest.memory)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from conformance.hardware.machine import (
+    PAGE,
     VA,
     Machine,
     error_code,
@@ -197,3 +198,25 @@ def test_only_ring_3_is_the_user(cpl: int) -> None:
         with pytest.raises(PageFault) as fault:
             act()
         assert fault.value.error_code == ERROR_P | ERROR_US | bits
+
+
+def test_ignored_bits_grant_nothing(machine: Machine) -> None:
+    """Bits 11:9, and 58:52 of entries of 8 bytes in long mode."""
+    ignored = 7 << 9 | (0x7F << 52 if machine.mode.is_long else 0)
+    machine.tables.map(VA, PAGE, flags=P | ignored)
+    assert error_code(machine.walk(VA, WRITE)) == ERROR_P | ERROR_WR
+    assert error_code(machine.walk(VA, USER_READ)) == ERROR_P | ERROR_US
+    if machine.mode is not Mode.THIRTY_TWO_BIT:
+        machine.set_bits(VA, 1, 1 << 63)
+        assert error_code(machine.walk(VA, FETCH)) == ERROR_P | ERROR_ID
+
+
+def test_controls_are_the_bits_of_the_manual() -> None:
+    """CR0.WP is bit 16; CR4 has SMEP at 20, SMAP at 21, PKE at 22, PKS at 24 (SDM vol. 3, 2.5)."""
+    assert error_code(keyed(P | U).walk(VA, WRITE, cr0=1 << 16)) == ERROR_P | ERROR_WR
+    assert error_code(keyed().walk(VA, FETCH, cr4=1 << 20)) == ERROR_P | ERROR_ID
+    assert error_code(keyed().walk(VA, READ, cr4=1 << 21)) == ERROR_P
+    assert error_code(keyed().walk(VA, READ, cr4=1 << 22, pkru=AD)) == ERROR_P | ERROR_PK
+    assert error_code(keyed(P).walk(VA, READ, cr4=1 << 24, pkrs=AD)) == ERROR_P | ERROR_PK
+    for bit in (19, 23, 25):
+        assert isinstance(keyed(P).walk(VA, READ, cr4=1 << bit, pkru=AD, pkrs=AD), Translation)

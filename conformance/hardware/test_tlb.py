@@ -7,6 +7,7 @@ from conformance.hardware.machine import (
     PAGE,
     VA,
     Machine,
+    table_levels,
 )
 from mmu_model.hardware import (
     CR0_WP,
@@ -22,6 +23,7 @@ from mmu_model.hardware import (
     access,
 )
 from mmu_model.hardware.control import CR3_NO_FLUSH
+from mmu_model.hardware.tables import PageTables, frames_from
 
 P, W, A, D, G = 1, 2, 1 << 5, 1 << 6, 1 << 8
 OTHER = 0x9000_0000
@@ -78,6 +80,25 @@ def test_a_fault_caches_tables_but_forgets_them_at_once() -> None:
     machine.memory.write(0x70_0000 | (VA >> 12 & 511) * 8, OTHER | P)
     machine.memory.write(machine.tables.entry_address(VA, 2), 0x70_0000 | P)
     assert not is_stale(cpu)
+
+
+@pytest.mark.parametrize(
+    ("mode", "level"), [(mode, level) for mode in MODES for level in table_levels(mode) if level > 1], ids=str
+)
+def test_after_a_fault_every_table_is_read_again(mode: Mode, level: int) -> None:
+    """Software may have put another table in the place of any of them."""
+    machine = Machine(mode)
+    machine.tables.map(VA, PAGE, flags=0)
+    other = PageTables(machine.memory, mode, frames_from(0x70_0000))
+    other.map(VA, OTHER)
+    cpu = LogicalProcessor(machine.memory, machine.registers())
+    with pytest.raises(PageFault):
+        cpu.read(VA)
+
+    entry = machine.memory.read(other.entry_address(VA, level), machine.entry_size)
+    machine.memory.write(machine.tables.entry_address(VA, level), entry, machine.entry_size)
+
+    assert cpu.translate(VA, READ) == OTHER
 
 
 def test_a_fault_forgets_nothing_about_other_addresses() -> None:

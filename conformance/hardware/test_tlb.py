@@ -241,6 +241,14 @@ def test_mov_cr3_forgets_all_but_global_pages() -> None:
     assert not is_stale(cpu)
 
 
+@pytest.mark.parametrize("bit", [6, 7, 8])
+def test_pge_is_bit_7(bit: int) -> None:
+    """SDM vol. 3, 2.5."""
+    _, cpu = scene(flags=P | G, cr4=1 << bit)
+    cpu.mov_cr3(cpu.registers.cr3)
+    assert is_stale(cpu) is (bit == 7)
+
+
 def test_without_pge_no_page_is_global() -> None:
     _, cpu = scene(flags=P | G)
     cpu.mov_cr3(cpu.registers.cr3)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mmu_model.hardware import Hpa, LogicalProcessor, Mode
+from mmu_model.hardware.walk import Words
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.machine import Cpu, VirtualMachine
@@ -140,3 +141,20 @@ def flags_after_use(vm: VirtualMachine, cpu: Cpu, flags: int) -> dict[str, int]:
     cpu.write(0x5000, 1)
     seen["write"] = kvm.host.read(sptep) & flags
     return seen
+
+
+class CountedWords:
+    """A memory that counts how often it is read: the memory references of a walk."""
+
+    def __init__(self, memory: Words) -> None:
+        self._memory = memory
+        self.reads = 0
+
+    def read(self, address: int, size: int) -> int:
+        """Count, and read."""
+        self.reads += 1
+        return self._memory.read(address, size)
+
+    def compare_exchange(self, address: int, expected: int, value: int, size: int) -> bool:
+        """Setting flags is no reference of the walk: the entry has been read already."""
+        return self._memory.compare_exchange(address, expected, value, size)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.looking import backing, links, processor, reached
+from conformance.looking import CountedWords, backing, links, processor, reached
 from conformance.scenes import (
     GIB,
     MIB,
@@ -17,7 +17,6 @@ from mmu_model.hardware import (
     CR4_PAE,
     EFER_LMA,
     PAGE_SHIFT,
-    CountedWords,
     ExtendedPaging,
     Kind,
     LinearPaging,

@@ -1,5 +1,9 @@
 """Physical memory: bytes of every size where they belong, and nothing where no memory can be."""
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 
 from mmu_model.hardware import PhysicalMemory
@@ -93,6 +97,20 @@ def test_frames_are_filled_released_and_copied() -> None:
     assert list(memory.frames()) == [Pfn(9)]
 
 
+def test_a_frame_that_is_filled_ends_where_the_next_begins() -> None:
+    """Whether that one was there before, or comes later."""
+    memory = PhysicalMemory(40)
+    memory.write(0x4000, 4)
+    memory.write(HERE, 5)
+    memory.write(0x6000, 6)
+
+    memory.fill(Pfn(5), WORD)
+    memory.write(0x7008, 7)
+
+    assert [memory.read(at) for at in (0x4000, 0x4FF8, HERE, 0x5FF8)] == [4, 0, WORD, WORD]
+    assert [memory.read(at) for at in (0x6000, 0x6008, 0x7000, 0x7008, 0x7FF8)] == [6, 0, 0, 7, 0]
+
+
 def test_many_frames() -> None:
     """More than there is room for in the beginning; each keeps its own."""
     memory = PhysicalMemory(40)
@@ -100,3 +118,59 @@ def test_many_frames() -> None:
         memory.write(pfn << 12 | (pfn & 511) << 3, pfn + 1)
     assert [memory.read(pfn << 12 | (pfn & 511) << 3) for pfn in range(3000)] == list(range(1, 3001))
     assert sum(int(word) for word in memory.frame(Pfn(2999))) == 3000
+
+
+def test_the_room_of_a_released_frame_is_used_again() -> None:
+    """Memory does not grow with what it has forgotten."""
+    memory = PhysicalMemory()
+    memory.write(HERE, 1)
+    size = len(memory.words)
+    for _ in range(100):
+        memory.release(Pfn(5))
+        assert memory.read(HERE) == 0
+        memory.write(HERE + 8, 7)
+        assert memory.read(HERE) == 0
+    assert len(memory.words) == size
+
+
+def moved(memory: PhysicalMemory) -> PhysicalMemory:
+    """To another process and back."""
+    twin: PhysicalMemory = pickle.loads(pickle.dumps(memory))
+    return twin
+
+
+@pytest.mark.parametrize("duplicate", [PhysicalMemory.copy, copy.deepcopy, moved])
+def test_a_copy_goes_its_own_way(duplicate: Callable[[PhysicalMemory], PhysicalMemory]) -> None:
+    """It is equal, bounded as the other one, and shares neither words nor room."""
+    memory = PhysicalMemory(40)
+    for pfn in (5, 6, 7):
+        memory.fill(Pfn(pfn), WORD)
+    memory.release(Pfn(6))
+
+    twin = duplicate(memory)
+
+    assert twin == memory
+    twin.write(HERE, 2)
+    assert twin != memory
+    assert memory.read(HERE) == WORD
+    for one in (memory, twin):
+        one.write(0x9000, 3)
+        one.write(0xA000, 4)
+    for address in (HERE + 8, 0x5FF8, 0x7008):
+        assert [one.read(address) for one in (memory, twin)] == [WORD, WORD]
+    assert [one.read(0x9008) for one in (memory, twin)] == [0, 0]
+    assert set(twin.frames()) == set(memory.frames()) == {5, 7, 9, 10}
+    with pytest.raises(ValueError, match="not below 2"):
+        twin.read(1 << 40)
+
+
+def test_a_frame_of_zeroes_is_as_good_as_none() -> None:
+    """Two memories are equal by what one reads; nothing else is a memory."""
+    memory, empty = PhysicalMemory(40), PhysicalMemory(40)
+    memory.write(HERE, 0)
+    assert memory == empty
+    assert empty == memory
+    memory.write(HERE, 1)
+    assert memory != empty
+    assert empty != memory
+    assert memory != 1

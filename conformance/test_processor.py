@@ -24,7 +24,6 @@ from mmu_model.hardware import (
     EFER_LMA,
     EFER_NXE,
     Access,
-    ExtendedPaging,
     GeneralProtection,
     Invpcid,
     Invvpid,
@@ -39,7 +38,6 @@ from mmu_model.hardware import (
     walk,
 )
 from mmu_model.hardware.batch import GENERAL_PROTECTION, NO_FAULT, walk_batch
-from mmu_model.hardware.ept import EPTP_WALK_LENGTH_4, EPTP_WRITE_BACK
 from mmu_model.hardware.tables import PageTables, frames_from
 from mmu_tool.matrix.check import check_block
 from mmu_tool.matrix.combinations import BLOCKS, Block, combinations, legal
@@ -235,38 +233,6 @@ def test_invpcid_of_what_cannot_be_is_refused(what: Invpcid, pcid: int, address:
 def test_invpcid_takes_every_pcid_there_can_be(pcid: int) -> None:
     """Twelve bits, and the last canonical address below the hole."""
     remembering().invpcid(Invpcid.ADDRESS, pcid, (1 << 47) - 1)
-
-
-def guest_with_ept() -> tuple[LogicalProcessor, PageTables]:
-    """A guest without paging has read VA at PAGE, and EPT says OTHER by now."""
-    memory = PhysicalMemory(MAXPHYADDR)
-    ept = PageTables(memory, Mode.FOUR_LEVEL, frames_from(0x10_0000))
-    ept.map(VA, PAGE, flags=EPT_ALL | EPT_WRITE_BACK)
-    cpu = LogicalProcessor(memory)
-    eptp = ept.root | EPTP_WRITE_BACK | EPTP_WALK_LENGTH_4
-    cpu.enter_guest(
-        Registers(maxphyaddr=MAXPHYADDR), ExtendedPaging(eptp, exec_only=False, maxphyaddr=MAXPHYADDR), vpid=1
-    )
-    cpu.read(VA)
-    ept.map(VA, OTHER, flags=EPT_ALL | EPT_WRITE_BACK)
-    return cpu, ept
-
-
-def test_only_invept_forgets_what_ept_says() -> None:
-    """By its root or all of them; what forgets linear addresses keeps it."""
-    cpu, ept = guest_with_ept()
-    cpu.invvpid(Invvpid.VPID, 1)
-    cpu.invvpid(Invvpid.ALL)
-    cpu.invlpg(VA)
-    cpu.invept(ept.root + 0x1000)
-    assert cpu.translate(VA, READ) == PAGE
-
-    cpu.invept(ept.root | EPTP_WRITE_BACK)
-    assert cpu.translate(VA, READ) == OTHER
-
-    other, _ = guest_with_ept()
-    other.invept()
-    assert other.translate(VA, READ) == OTHER
 
 
 def guest_without_second_dimension() -> LogicalProcessor:

@@ -18,7 +18,6 @@ class VmExit(Exception):
     """
 
     def __init__(self, fault: tuple[int, int] | None) -> None:
-        super().__init__(fault)
         self.fault = fault
 
 

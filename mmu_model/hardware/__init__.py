@@ -53,7 +53,6 @@ from mmu_model.hardware.faults import (
 from mmu_model.hardware.linear import LinearPaging
 from mmu_model.hardware.memory import PhysicalMemory
 from mmu_model.hardware.nested import (
-    CountedWords,
     GuestTables,
     NestedTranslation,
     SecondDimension,
@@ -113,7 +112,6 @@ __all__ = [
     "PAGE_SHIFT",
     "PAGE_SIZE",
     "Access",
-    "CountedWords",
     "EptMisconfiguration",
     "EptViolation",
     "ExtendedPaging",

@@ -150,7 +150,7 @@ class _Batch:
             self._stay(step, lanes.only(~down), where[~down], entries[~down])
             lanes, where, entries = lanes.only(down), where[down], entries[down]
         self._set(step, where, entries, step.accessed)
-        rights = self._narrow(step, lanes, entries)
+        rights = self._narrow(lanes, entries)
         return _Lanes(lanes.number, lanes.address, entries & step.table.address, rights)
 
     def _stay(self, step: Step, lanes: _Lanes, where: Words, entries: Words) -> None:
@@ -171,7 +171,7 @@ class _Batch:
             self._end(lanes, ~absent & ~good, self._errors[Cause.MALFORMED])
             lanes, where, entries = lanes.only(good), where[good], entries[good]
 
-        rights = self._narrow(step, lanes, entries)
+        rights = self._narrow(lanes, entries)
         denials = self._denials.take(entries >> 56 & 0x78 | rights >> 1 & 3 | rights >> 61 & 4)
         permitted = denials == NO_FAULT
         if not permitted.all():
@@ -205,9 +205,7 @@ class _Batch:
             array: NDArray[Any] = self._halves if step.entry_size == 4 else self._words
             array[where[lacking]] = entries[lacking] | flags
 
-    def _narrow(self, step: Step, lanes: _Lanes, entries: Words) -> Words:
-        if step.ungoverned:
-            entries = entries | step.ungoverned
+    def _narrow(self, lanes: _Lanes, entries: Words) -> Words:
         return lanes.rights & (entries ^ _signed(self._paging.inverted))
 
 

@@ -1,6 +1,7 @@
 """Writes to the control registers: what is refused, what changes, and what the processor then forgets.
 
 Each function takes the registers as they are and a value, and says what becomes of it; it changes nothing.
+Values that cannot be together are refused by :class:`~mmu_model.hardware.registers.Registers`, changes here.
 SDM vol. 3, 4.10.4.1 lists the invalidations, 4.4.1 the loads of the PDPTE registers, vol. 2 (MOV to CR) the
 refusals.
 """
@@ -46,13 +47,9 @@ _EVERYTHING: Final = Selection()
 
 def mov_cr0(registers: Registers, value: int) -> Change:
     """MOV to CR0."""
-    turned_on, turned_off = value & ~registers.cr0 & CR0_PG, registers.cr0 & ~value & CR0_PG
-    if turned_off and registers.cr4 & CR4_PCIDE:
-        raise GeneralProtection("CR0.PG cleared while CR4.PCIDE is 1")
+    turned_off = registers.cr0 & ~value & CR0_PG
     efer = registers.efer & ~EFER_LMA
     if value & CR0_PG and registers.efer & (EFER_LME | EFER_LMA):
-        if turned_on and not registers.cr4 & CR4_PAE:
-            raise GeneralProtection("CR0.PG set with EFER.LME and without CR4.PAE")
         efer |= EFER_LMA
     changed = replace(registers, cr0=value, efer=efer)
     loads = bool((value ^ registers.cr0) & _CR0_LOADS_PDPTES)

@@ -27,7 +27,6 @@ class PageFault(Fault):
     """#PF."""
 
     def __init__(self, error_code: int, cr2: int) -> None:
-        super().__init__(error_code, cr2)
         self.error_code = error_code
         self.cr2 = cr2
 
@@ -39,7 +38,6 @@ class NestedPageFault(Fault):
     """#VMEXIT(NPF) (APM vol. 2, 15.25.6)."""
 
     def __init__(self, exit_info_1: int, exit_info_2: int) -> None:
-        super().__init__(exit_info_1, exit_info_2)
         self.exit_info_1 = exit_info_1
         self.exit_info_2 = exit_info_2
 
@@ -56,7 +54,6 @@ class EptViolation(Fault):
     """VM exit 48 (SDM vol. 3, 28.2.1, table 28-7)."""
 
     def __init__(self, exit_qualification: int, gpa: int) -> None:
-        super().__init__(exit_qualification, gpa)
         self.exit_qualification = exit_qualification
         self.gpa = gpa
 
@@ -73,7 +70,6 @@ class EptMisconfiguration(Fault):
     """VM exit 49; there is no exit qualification."""
 
     def __init__(self, gpa: int) -> None:
-        super().__init__(gpa)
         self.gpa = gpa
 
     def __str__(self) -> str:

@@ -89,7 +89,7 @@ class PhysicalMemory:
         """Forget the contents of a frame: it reads as zeroes again and takes no room."""
         base = self._base.pop(pfn, 0)
         if base:
-            self._index = None
+            # An index that still finds it finds zeroes, until a frame is added, which makes a new index.
             self.words[base : base + WORDS_PER_FRAME] = 0
             self._free.append(base)
 
@@ -103,7 +103,7 @@ class PhysicalMemory:
         return map(Pfn, self._base)
 
     def frame_index(self) -> FrameIndex:
-        """Where in `words` frames are, for gathers; good until a frame is added or released."""
+        """Where in `words` frames are, for gathers; good until a frame is added."""
         if self._index is None:
             self._index = FrameIndex(self._base)
         return self._index
@@ -114,7 +114,6 @@ class PhysicalMemory:
         twin._base = dict(self._base)
         twin._free = list(self._free)
         twin._used = self._used
-        twin._index = self._index
         twin._adopt(self.words.copy())
         return twin
 

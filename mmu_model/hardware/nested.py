@@ -112,13 +112,13 @@ class GuestTables:
         self._translate = translate or partial(walk, memory, host)
         self._last: tuple[int, Translation]
 
-    def read(self, address: int, size: int = 8) -> int:
+    def read(self, address: int, size: int) -> int:
         """Translate the address, then read."""
         there = self._translate(self._how, address)
         self._last = address, there
         return self._memory.read(there.address, size)
 
-    def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
+    def compare_exchange(self, address: int, expected: int, value: int, size: int) -> bool:
         """Change the entry that was read last, through the same translation."""
         last_read, there = self._last
         assert last_read == address, "a walk changes only what it has just read"
@@ -148,20 +148,3 @@ def walk_nested(
     """
     inner = walk(GuestTables(memory, host), guest, access, address)
     return NestedTranslation(inner, walk(memory, host, PAGE_ACCESS[access.kind], inner.address))
-
-
-class CountedWords:
-    """A memory that counts how often it is read: the memory references of a walk."""
-
-    def __init__(self, memory: Words) -> None:
-        self._memory = memory
-        self.reads = 0
-
-    def read(self, address: int, size: int = 8) -> int:
-        """Count, and read."""
-        self.reads += 1
-        return self._memory.read(address, size)
-
-    def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
-        """Setting flags is no reference of the walk: the entry has been read already."""
-        return self._memory.compare_exchange(address, expected, value, size)

@@ -18,7 +18,7 @@ def load_pdptes(memory: Words, registers: Registers) -> Pdptes:
 
     """
     base = registers.cr3 & 0xFFFF_FFE0
-    first, second, third, fourth = (memory.read(base + 8 * n) for n in range(4))
+    first, second, third, fourth = (memory.read(base + 8 * n, 8) for n in range(4))
     check_pdptes((first, second, third, fourth), registers.maxphyaddr)
     return first, second, third, fourth
 

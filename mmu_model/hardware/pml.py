@@ -57,11 +57,11 @@ class LoggedTables:
         self._dirty = dirty
         self._gpa = gpa
 
-    def read(self, address: int, size: int = 8) -> int:
+    def read(self, address: int, size: int) -> int:
         """An entry."""
         return self._memory.read(address, size)
 
-    def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
+    def compare_exchange(self, address: int, expected: int, value: int, size: int) -> bool:
         """Set flags of an entry."""
         self._log.check_room()
         if not self._memory.compare_exchange(address, expected, value, size):

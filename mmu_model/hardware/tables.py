@@ -24,8 +24,6 @@ class PageTables:
         Their levels; EPT has those of 4-level or 5-level paging.
     frames :
         The addresses of the frames to make tables of, in that order; the first becomes the root.
-    table_flags :
-        What the entries that reference a table contain besides its address.
 
     """
 
@@ -34,13 +32,12 @@ class PageTables:
         memory: Words,
         mode: Mode,
         frames: Iterator[int],
-        table_flags: int = PRESENT_WRITABLE_USER,
     ) -> None:
         self._memory = memory
         self._levels = LEVELS[mode]
         self._entry_size = 4 if mode is Mode.THIRTY_TWO_BIT else 8
         self._frames = frames
-        self._flags = {level.number: table_flags for level in self._levels}
+        self._flags = {level.number: PRESENT_WRITABLE_USER for level in self._levels}
         if mode is Mode.PAE:
             self._flags[3] = _P  # R/W and U/S are reserved in a PDPTE
         self.root = next(frames)

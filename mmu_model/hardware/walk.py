@@ -15,10 +15,10 @@ class Words(Protocol):
     :class:`~mmu_model.hardware.nested.GuestTables`.
     """
 
-    def read(self, address: int, size: int = 8) -> int:
+    def read(self, address: int, size: int) -> int:
         """The entry of `size` bytes at a physical address."""
 
-    def compare_exchange(self, address: int, expected: int, value: int, size: int = 8) -> bool:
+    def compare_exchange(self, address: int, expected: int, value: int, size: int) -> bool:
         """Store `value` if the entry still is `expected`, as one locked operation; say whether it did."""
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from conformance.hardware.machine import CR4
 from mmu_model.hardware import (
     ACCESSES,
     CR0_PE,
@@ -30,8 +31,6 @@ from mmu_model.hardware import (
 )
 from mmu_model.hardware.batch import GENERAL_PROTECTION, NO_FAULT, walk_batch
 from mmu_model.hardware.frame_index import FrameIndex
-from mmu_model.hardware.tables import PageTables, frames_from
-from tests.hardware.machine import CR4
 
 MAXPHYADDR = 46
 LOW_FRAMES = [0x10_0000, 0x20_0000]
@@ -129,24 +128,6 @@ def test_the_batches_above_are_worth_something() -> None:
     addresses = random_addresses(rng, Mode.FOUR_LEVEL, 5000)
     walks = walk_batch(memory, LinearPaging(registers), ACCESSES[4], addresses)
     assert {NO_FAULT, GENERAL_PROTECTION, 0b0110, 0b0111, 0b1111} <= set(walks.fault.tolist())
-
-
-def test_large_batches_are_cut() -> None:
-    memory = PhysicalMemory(MAXPHYADDR)
-    tables = PageTables(memory, Mode.FOUR_LEVEL, frames_from(0x10_0000))
-    tables.map(0x20_0000, 0x4000_0000, level=2)
-    registers = Registers(cr0=CR0_PE | CR0_PG, cr3=tables.root, cr4=CR4[Mode.FOUR_LEVEL], efer=EFER_LMA)
-    addresses = np.arange(50_000, dtype=np.uint64) * np.uint64(32) + np.uint64(0x20_0000)
-    walks = walk_batch(memory, LinearPaging(registers), ACCESSES[0], addresses)
-    assert np.array_equal(walks.address, addresses + np.uint64(0x3FE0_0000))
-
-
-def test_what_a_batch_does_not_take() -> None:
-    pae = Registers(cr0=CR0_PE | CR0_PG, cr4=CR4[Mode.PAE])
-    with pytest.raises(ValueError, match="PDPTE"):
-        walk_batch(PhysicalMemory(), LinearPaging(pae), ACCESSES[0], np.zeros(1, np.uint64))
-    with pytest.raises(ValueError, match="32 bits"):
-        walk_batch(PhysicalMemory(), LinearPaging(Registers()), ACCESSES[0], np.array([1 << 32], np.uint64))
 
 
 @given(st.dictionaries(st.integers(0, 2**40 - 1) | st.integers(0, 300), st.integers(1, 2**40)), st.data())

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+from conformance.hardware.machine import CR4, MAXPHYADDR, Machine
 from mmu_model.hardware import (
     EFER_LMA,
     EFER_NXE,
@@ -24,7 +25,6 @@ from mmu_model.hardware.ept import (
 )
 from mmu_model.hardware.pdptes import load_paging
 from mmu_model.hardware.tables import PageTables, frames_from
-from tests.hardware.machine import CR4, MAXPHYADDR, Machine
 
 HOST_OFFSET = 0x4000_0000
 VA, GPA = 0x1234_5000, 0x0020_0000

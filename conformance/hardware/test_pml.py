@@ -2,9 +2,9 @@
 
 import pytest
 
+from conformance.hardware.guest import GPA, VA, EptGuest
 from mmu_model.hardware import Access, EptViolation, ExtendedPaging, Kind, LogicalProcessor, Mode, access
 from mmu_model.hardware.pml import PageModificationLog, PageModificationLogFull
-from tests.hardware.guest import GPA, VA, EptGuest
 
 READ, WRITE = access(Kind.READ), access(Kind.WRITE)
 EPT_A, EPT_D, W = 1 << 8, 1 << 9, 2

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conformance.hardware.machine import MAXPHYADDR, Machine
 from mmu_model.hardware import (
     ERROR_US,
     GeneralProtection,
@@ -15,7 +16,6 @@ from mmu_model.hardware import (
     walk,
 )
 from mmu_model.hardware.formats import fields
-from tests.hardware.machine import MAXPHYADDR, Machine
 
 USER_READ = access(Kind.READ, user=True)
 VA = 0xC000_5000

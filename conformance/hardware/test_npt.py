@@ -2,6 +2,9 @@
 
 import pytest
 
+from conformance.hardware.guest import GPA, HOST_OFFSET, VA, NptGuest
+from conformance.hardware.machine import MODES
+from conformance.looking import CountedWords
 from mmu_model.hardware import (
     CR0_PE,
     CR0_PG,
@@ -17,7 +20,6 @@ from mmu_model.hardware import (
     EXIT_INFO_PAGE,
     EXIT_INFO_TABLE,
     Access,
-    CountedWords,
     Kind,
     LinearPaging,
     LogicalProcessor,
@@ -29,10 +31,10 @@ from mmu_model.hardware import (
     PhysicalMemory,
     Registers,
     access,
+    walk,
     walk_nested,
 )
-from tests.hardware.guest import GPA, HOST_OFFSET, VA, NptGuest
-from tests.hardware.machine import MODES
+from mmu_model.hardware.nested import PAGE_ACCESS
 
 P, W, U, A, D, XD = 1, 2, 4, 1 << 5, 1 << 6, 1 << 63
 READ, WRITE, FETCH = (access(kind) for kind in Kind)
@@ -83,37 +85,6 @@ def test_a_page_that_is_not_present(how: Access, user: bool) -> None:
     assert exit_info(result) == (ERROR_US | kind | EXIT_INFO_PAGE, GPA | 0x123)
 
 
-def test_a_table_that_is_not_present() -> None:
-    """Bit 33, and a write even when the guest only reads; EXITINFO2 is the address of the guest's entry."""
-    for number, table in enumerate(NptGuest(Mode.FOUR_LEVEL).table_gpas):
-        guest = NptGuest(Mode.FOUR_LEVEL)
-        guest.change(table, clear=P)
-        index = VA >> (39 - 9 * number) & 511
-        assert exit_info(guest.walk(FETCH)) == (ERROR_US | ERROR_WR | EXIT_INFO_TABLE, table + index * 8)
-
-
-def test_a_table_must_be_writable_for_the_guest_to_be_walked() -> None:
-    guest = NptGuest(Mode.FOUR_LEVEL)
-    guest.change(guest.table_gpas[2], clear=W)
-    info, _ = exit_info(guest.walk(READ))
-    assert info == ERROR_P | ERROR_US | ERROR_WR | EXIT_INFO_TABLE
-
-
-def test_nested_entries_must_be_user() -> None:
-    guest = NptGuest(Mode.FOUR_LEVEL)
-    guest.change(GPA, clear=U)
-    info, _ = exit_info(guest.walk(READ))
-    assert info == ERROR_P | ERROR_US | EXIT_INFO_PAGE
-
-
-def test_host_nx() -> None:
-    guest = NptGuest(Mode.FOUR_LEVEL)
-    guest.change(GPA, add=XD)
-    assert isinstance(guest.walk(READ), NestedTranslation)
-    info, _ = exit_info(guest.walk(FETCH))
-    assert info == ERROR_P | ERROR_US | ERROR_ID | EXIT_INFO_PAGE
-
-
 def test_host_nx_of_a_table_does_not_matter() -> None:
     guest = NptGuest(Mode.FOUR_LEVEL)
     guest.change(guest.table_gpas[0], add=XD)
@@ -126,13 +97,6 @@ def test_without_host_nxe_a_fetch_is_not_told_and_nx_is_reserved() -> None:
     assert exit_info(guest.walk(FETCH))[0] == ERROR_US | EXIT_INFO_PAGE
     guest.change(GPA, add=P | XD)
     assert exit_info(guest.walk(READ))[0] == ERROR_P | ERROR_RSVD | ERROR_US | EXIT_INFO_PAGE
-
-
-def test_reserved_bits_of_nested_entries() -> None:
-    guest = NptGuest(Mode.FOUR_LEVEL)
-    guest.change(GPA, level=2, add=1 << 46)
-    info, _ = exit_info(guest.walk(WRITE))
-    assert info & ERROR_RSVD
 
 
 def test_nested_accessed_and_dirty() -> None:
@@ -186,6 +150,22 @@ def test_an_address_beyond_the_width_of_the_host_paging(host_mode: Mode, width: 
     with pytest.raises(NestedPageFault) as caught:
         walk_nested(memory, LinearPaging(registers), host, READ, 0)
     assert exit_info(caught.value) == (ERROR_US | ERROR_WR | EXIT_INFO_TABLE, 1 << width)
+
+
+@pytest.mark.parametrize(
+    ("host_mode", "width"),
+    [(Mode.THIRTY_TWO_BIT, 32), (Mode.PAE, 32), (Mode.FOUR_LEVEL, 48), (Mode.FIVE_LEVEL, 57)],
+)
+def test_the_last_page_that_the_host_paging_reaches(host_mode: Mode, width: int) -> None:
+    """It is mapped as any other; the one after it is not there, whatever the tables say."""
+    guest = NptGuest(Mode.OFF, host_mode)
+    end = 1 << width
+    guest.host.map(end - 0x1000, GPA)
+    assert walk(guest.memory, guest.paging, PAGE_ACCESS[Kind.READ], end - 8).address == GPA | 0xFF8
+    guest.host.map(0, GPA)
+    with pytest.raises(NestedPageFault) as caught:
+        walk(guest.memory, guest.paging, PAGE_ACCESS[Kind.READ], end)
+    assert exit_info(caught.value) == (ERROR_US | EXIT_INFO_PAGE, end)
 
 
 def test_a_processor_runs_a_guest() -> None:

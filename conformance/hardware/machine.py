@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from mmu_model.hardware import (
     CR0_PE,
     CR0_PG,
@@ -15,12 +17,14 @@ from mmu_model.hardware import (
     Fault,
     LinearPaging,
     Mode,
+    PageFault,
     PhysicalMemory,
     Registers,
     Translation,
     load_pdptes,
     walk,
 )
+from mmu_model.hardware.formats import LEVELS
 from mmu_model.hardware.tables import PageTables, frames_from
 
 MAXPHYADDR = 46
@@ -32,6 +36,19 @@ CR4 = {
     Mode.FOUR_LEVEL: CR4_PAE,
     Mode.FIVE_LEVEL: CR4_PAE | CR4_LA57,
 }
+
+
+PAGE_LEVELS = [(mode, level.number) for mode in MODES for level in LEVELS[mode] if level.page]
+
+by_mode_and_level = pytest.mark.parametrize(
+    ("mode", "level"), PAGE_LEVELS, ids=[f"{mode.value} level {level}" for mode, level in PAGE_LEVELS]
+)
+"""Every size of page in every mode."""
+
+
+def table_levels(mode: Mode) -> list[int]:
+    """The levels whose entries govern rights and have flags, for a page of 4 KiB."""
+    return [step.number for step in LEVELS[mode] if step.table != "PAE PDPTE"]
 
 
 @dataclass
@@ -83,3 +100,19 @@ class Machine:
     def clear_bits(self, address: int, level: int, bits: int) -> None:
         where = self.tables.entry_address(address, level)
         self.memory.write(where, self.memory.read(where, self.entry_size) & ~bits, self.entry_size)
+
+
+VA, PAGE = 0x1234_5000, 0x8000_0000
+
+
+def mapped(mode: Mode, level: int = 1, flags: int = 7) -> Machine:
+    """A machine with a page of that level at VA, whose first byte is at PAGE."""
+    machine = Machine(mode)
+    machine.tables.map(VA, PAGE, level, flags)
+    return machine
+
+
+def error_code(result: object) -> int:
+    """That of a page fault."""
+    assert isinstance(result, PageFault)
+    return result.error_code

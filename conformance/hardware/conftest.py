@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.hardware.machine import MODES, Machine
+from conformance.hardware.machine import MODES, Machine
 
 
 @pytest.fixture(params=MODES, ids=lambda mode: mode.value)

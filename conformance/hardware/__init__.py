@@ -1,0 +1,1 @@
+"""The processor by itself, rule by rule: walks, permissions, flags, two dimensions, and what it remembers."""

@@ -87,7 +87,7 @@ def _write_protect_fault(vcpu: KvmVcpu, error_code: int, emulation: EmulationTyp
     unshadows = vcpu.mmu.root_role.direct and error_code & TABLE_WRITE == TABLE_WRITE
     if not vcpu.kvm.kernel.retries_what_was_unprotected:
         if unshadows:
-            unprotect(vcpu, emulation.address)
+            unprotect(vcpu, emulation.address >> PAGE_SHIFT)
             return RET_PF_RETRY
     else:
         if was_retried(vcpu, emulation.address):

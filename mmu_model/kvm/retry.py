@@ -7,7 +7,6 @@ tables, the frame is most likely no table any more: what shadows it is zapped, a
 from dataclasses import dataclass
 
 from mmu_model.hardware.faults import PageFault
-from mmu_model.hardware.registers import CR0_PG
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.fault import PFERR_USER_MASK, PFERR_WRITE_MASK
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
@@ -67,13 +66,13 @@ def retries_after_failure(vcpu: KvmVcpu, emulation: EmulationType) -> bool:
             return False
         unprotect_gfn_and_retry(vcpu, emulation, always=True)
         return True
-    gpa = gpa_of(vcpu, emulation)
-    if gpa is None:
+    gfn = gfn_of(vcpu, emulation)
+    if gfn is None:
         return True  # the guest gets its fault
-    if not is_visible(vcpu.memslots.find(gpa >> PAGE_SHIFT)):
+    if not is_visible(vcpu.memslots.find(gfn)):
         return False
-    unprotect(vcpu, gpa)
-    return bool(vcpu.mmu.root_role.direct) or not emulation.write_pf_to_sp
+    unprotect(vcpu, gfn)
+    return not emulation.write_pf_to_sp
 
 
 def unprotect_gfn_and_retry(vcpu: KvmVcpu, emulation: EmulationType, *, always: bool) -> bool:
@@ -81,30 +80,29 @@ def unprotect_gfn_and_retry(vcpu: KvmVcpu, emulation: EmulationType, *, always: 
 
     If so, or `always`, it is noted that the instruction is tried again for it, so that that happens once only.
     """
-    gpa = gpa_of(vcpu, emulation) if vcpu.kvm.indirect_shadow_pages else None
-    found = gpa is not None and unprotect(vcpu, gpa)
+    gfn = gfn_of(vcpu, emulation) if vcpu.kvm.indirect_shadow_pages else None
+    found = gfn is not None and unprotect(vcpu, gfn)
     if found or always:
         vcpu.last_retry_rip, vcpu.last_retry_addr = vcpu.rip, emulation.address
     return found
 
 
-def unprotect(vcpu: KvmVcpu, gpa: int) -> bool:
+def unprotect(vcpu: KvmVcpu, gfn: int) -> bool:
     """Zap every page that shadows a table there; whether there was one."""
     with vcpu.kvm.mmu_lock.write:
-        return vcpu.kvm.shadow.unprotect_gfn(vcpu.kvm, gpa >> PAGE_SHIFT)
+        return vcpu.kvm.shadow.unprotect_gfn(vcpu.kvm, gfn)
 
 
-def gpa_of(vcpu: KvmVcpu, emulation: EmulationType) -> int | None:
-    """The guest-physical address of the fault; None if the guest does not permit to write there any more."""
-    if vcpu.mmu.root_role.direct or not vcpu.registers.cr0 & CR0_PG:
-        return emulation.address
+def gfn_of(vcpu: KvmVcpu, emulation: EmulationType) -> int | None:
+    """The guest's frame that the fault was about; None if the guest does not permit to write there any more."""
+    if vcpu.mmu.root_role.direct:
+        return emulation.address >> PAGE_SHIFT
     memory = GuestMemory(vcpu.kvm, vcpu.memslots)
     write = vcpu.mmu.access_of(PFERR_WRITE_MASK | (PFERR_USER_MASK if emulation.user else 0))
     try:
-        walker = walk_addr(memory, vcpu.mmu.guest_paging, write, emulation.address)
+        return walk_addr(memory, vcpu.mmu.guest_paging, write, emulation.address).gfn
     except PageFault:
         return None
-    return walker.gfn << PAGE_SHIFT | emulation.address & 0xFFF
 
 
 def was_retried(vcpu: KvmVcpu, address: int) -> bool:

@@ -218,19 +218,27 @@ def test_what_changes_no_role_keeps_the_roots(kernel: str) -> None:
     assert remembered(scene) == []
 
 
-def test_pdptes_that_changed_make_new_roots(kernel: str) -> None:
-    """The guest loads CR3 as it was, with another PDPTE in memory; the roots for the old ones go."""
+@pytest.mark.parametrize("how", ["CR3", "CR4.PGE", "CR0.CD", "CR0.TS"])
+def test_pdptes_that_changed_make_new_roots(kernel: str, how: str) -> None:
+    """The guest changes a PDPTE in memory, and makes the processor load it, by CR3 or otherwise (SDM vol. 3, 4.4.1):
+    the roots for the old ones go. Other bits of CR0 load nothing."""
     scene, (cr3,) = many_tables(kernel, 1, Mode.PAE)
-    assert scene.reads(0x5000) == 0
     other = page_tables(scene.vm, Mode.PAE, 40 * MIB, [])
     other.map(0x5000, 0x9000)
     scene.vm.memory.write(0x9000, 99)
+    seen = [scene.reads(0x5000)]
     scene.vm.memory.write(cr3, scene.vm.memory.read(other.root))
-    before = scene.reads(0x5000)
+    seen.append(scene.reads(0x5000))
+    cpu, registers = scene.cpu, scene.cpu.vcpu.registers
 
-    scene.cpu.mov_cr3(cr3)
+    if how == "CR3":
+        cpu.mov_cr3(cr3)
+    elif how == "CR4.PGE":
+        cpu.mov_cr4(registers.cr4 ^ CR4_PGE)
+    else:
+        cpu.mov_cr0(registers.cr0 ^ (1 << 30 if how == "CR0.CD" else 1 << 3))
 
-    assert (before, scene.reads(0x5000)) == (0, 99)
+    assert [*seen, scene.reads(0x5000)] == [0, 0, 0 if how == "CR0.TS" else 99]
 
 
 @pytest.mark.parametrize("how", ["registers", "CR3"])

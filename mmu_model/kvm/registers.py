@@ -57,10 +57,8 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
 
     """
     old = vcpu.registers
-    change, pdptes = mov_cr3(old, value), vcpu.pdptes
+    change = mov_cr3(old, value)
     load_registers(vcpu, change.registers)
-    if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes != pdptes:
-        finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
     vcpu.walk_mmu.guest_pgd = change.registers.cr3
     vcpu.walk_mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
     if change.registers.cr3 != old.cr3 and not vcpu.is_nested_mmu:
@@ -131,7 +129,8 @@ def matters_to_roles(old: Registers, new: Registers) -> bool:
 
 
 def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
-    """Take registers over, PDPTEs included; the MMU is the caller's business.
+    """Take registers over, PDPTEs included; the MMU is the caller's business, but for PAE roots: with shadow paging
+    those are for the PDPTEs of before, and go if these are others (load_pdptrs).
 
     Raises
     ------
@@ -143,8 +142,10 @@ def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
     """
     if registers.mode.is_long and not vcpu.kvm.host.x86_64:
         raise KvmError("EFER.LMA is set: a 32-bit host runs no guest in long mode")
-    vcpu.pdptes = _load_pdptrs(vcpu, registers)
+    before, vcpu.pdptes = vcpu.pdptes, _load_pdptrs(vcpu, registers)
     vcpu.registers = registers
+    if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes not in (before, None):
+        finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
 
 
 def _load_pdptrs(vcpu: KvmVcpu, registers: Registers) -> Pdptes | None:

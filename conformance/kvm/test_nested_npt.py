@@ -119,7 +119,9 @@ def test_the_hypervisors_write_protection_and_keys_mean_nothing_there(kernel: st
     assert scene.tables is not None
     scene.cpu.leave_nested()
     outer = scene.cpu.vcpu.registers
-    scene.cpu.set_registers(replace(outer, cr0=outer.cr0 & ~CR0_WP, cr4=outer.cr4 | CR4_PKE, pkru=0xFFFF_FFFC))
+    scene.cpu.set_registers(
+        replace(outer, cr0=outer.cr0 & ~CR0_WP, cr4=outer.cr4 | CR4_PKE, pkru=0xFFFF_FFFC)
+    )
     gpte = scene.tables.entry_address(0x5000, 1)
     scene.vm.memory.write(gpte, 0x6000 | P | US | 0x60 | 1 << 59)
     scene.cpu.enter_nested(scene.tables.root, INNER)

@@ -255,7 +255,8 @@ def test_everything_becomes_unusable_step_by_step(kernel: str) -> None:
     scene.cpu.read(0x5000)
     kvm, vcpu = scene.vm.kvm, scene.cpu.vcpu
     (root,) = kvm.tdp_mmu_roots
-    vcpu.requests, seen = 0, []
+    vcpu.requests = 0
+    seen: list[tuple[int, int, int]] = []
     with kvm.slots_lock:
         zapping = kvm_mmu_zap_all_fast(kvm)
         for stop in zapping:

@@ -17,7 +17,9 @@ NO_FLUSH = 1 << 63
 DEVICE = 3 * GIB
 
 
-def many_tables(kernel: str, count: int, mode: Mode = Mode.FOUR_LEVEL, cr4: int = 0) -> tuple[Scene, list[int]]:
+def many_tables(
+    kernel: str, count: int, mode: Mode = Mode.FOUR_LEVEL, cr4: int = 0
+) -> tuple[Scene, list[int]]:
     """A shadowed guest with so many sets of tables, each from 0x5000 to a page that holds its number, and to
     itself at 1 GiB; and the CR3 of each, with PCIDs from 1 on if they are in use."""
     scene = guest(kernel, MmuKind.SHADOW)

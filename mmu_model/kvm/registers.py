@@ -64,7 +64,7 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
     if change.registers.cr3 != old.cr3 and not vcpu.is_nested_mmu:
         kvm_mmu_new_pgd(vcpu, change.registers.cr3)
     vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
-    if not (old.cr4 & CR4_PCIDE and value & CR3_NO_FLUSH):
+    if not value & CR3_NO_FLUSH:
         kvm_invalidate_pcid(vcpu, change.registers.pcid)
 
 

@@ -203,8 +203,9 @@ def test_code_that_nobody_overtakes_is_a_function() -> None:
 def test_who_is_running() -> None:
     """Whoever was before is again, however it ends; only he is in atomic context who made it so."""
     before = current()
-    with pytest.raises(ZeroDivisionError), running(ONE):
+    with running(ONE):
         assert current() is ONE
+    with pytest.raises(ZeroDivisionError), running(ONE):
         raise ZeroDivisionError
     assert current() is before
     lock = SpinLock("lock")

@@ -92,7 +92,9 @@ def test_nested_tables_that_are_nowhere_map_nothing(kernel: str, mmu: MmuKind, w
         with pytest.raises(TripleFault):
             scene.cpu.read(0x5000)
         return
-    assert exit_of(scene, "read", 0x5000) == (FINAL | US, 0x5000)
+    scene.vm.memory.write(0, 0x20_00E7)  # no entry is one for a table at 0 either
+    for address in (0x5000, GIB + 0x5000, 2 * GIB + 0x5000, 3 * GIB + 0x5000):
+        assert exit_of(scene, "read", address) == (FINAL | US, address)
 
 
 @over_npt

@@ -1,11 +1,11 @@
 """What the host announces of the process's memory, and what becomes of sptes for it (kvm_main.c: the MMU notifier)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from conformance.kvm import somebody
 from conformance.looking import reached
 from conformance.scenes import GIB, PAGE, Scene, guest
 from mmu_model.kvm.errors import KvmBug
@@ -23,7 +23,7 @@ from mmu_model.kvm.notifier import (
 )
 from mmu_model.kvm.process import HostMapping
 from mmu_model.kvm.spte import PT_ACCESSED_MASK
-from mmu_model.kvm.task import Steps, Task, WouldWaitForEver, finish, running
+from mmu_model.kvm.task import Steps, WouldWaitForEver, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Hva
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
@@ -166,31 +166,21 @@ WAITS: dict[str, Act] = {
 }
 
 
-@contextmanager
-def held(lock: Any) -> Iterator[None]:
-    """Somebody else has a lock."""
-    somebody = Task("somebody")
-    with running(somebody):
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with running(somebody):
-            lock.release()
-
-
 @pytest.mark.parametrize("what", WAITS)
 def test_the_notifier_waits_for_mmu_lock(mmu: MmuKind, what: str) -> None:
     scene, start = partly("6.12", mmu)
     act = WAITS[what](scene.vm, Hva(start + FIRST * PAGE), Hva(start + 5 * PAGE))
-    with held(scene.vm.kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
+    with somebody.has(scene.vm.kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
         finish(act)
 
 
 @pytest.mark.parametrize("what", ["start", "end"])
 def test_the_notifier_waits_for_who_counts_changes(what: str) -> None:
     scene, start = partly("6.12", MmuKind.TDP)
-    with held(scene.vm.kvm.mn_invalidate_lock), pytest.raises(WouldWaitForEver, match="mn_invalidate_lock"):
+    with (
+        somebody.has(scene.vm.kvm.mn_invalidate_lock),
+        pytest.raises(WouldWaitForEver, match="mn_invalidate_lock"),
+    ):
         finish(WAITS[what](scene.vm, start, Hva(start + PAGE)))
 
 
@@ -240,12 +230,12 @@ def test_a_page_elsewhere_is_replaced_without_kvm(mmu: MmuKind) -> None:
     scene, start = partly("6.1", mmu)
     kvm = scene.vm.kvm
     finish(invalidate_range_start(kvm, start, Hva(start + PAGE)))
-    with held(kvm.mmu_lock.write):
+    with somebody.has(kvm.mmu_lock.write):
         finish(change_pte(kvm, start, mapping_of(scene, start)))
     finish(invalidate_range_end(kvm, start, Hva(start + PAGE)))
     ours = Hva(start + FIRST * PAGE)
     finish(invalidate_range_start(kvm, ours, Hva(ours + PAGE)))
-    with held(kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
+    with somebody.has(kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
         finish(change_pte(kvm, ours, mapping_of(scene, ours)))
 
 
@@ -274,5 +264,5 @@ def test_everything_becomes_unusable_under_slots_lock(mmu: MmuKind) -> None:
     kvm = guest("6.12", mmu).vm.kvm
     with pytest.raises(LockNotHeld, match="slots_lock"):
         finish(kvm_mmu_zap_all_fast(kvm))
-    with kvm.slots_lock, held(kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
+    with kvm.slots_lock, somebody.has(kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
         finish(kvm_mmu_zap_all_fast(kvm))

@@ -1,10 +1,8 @@
 """What KVM reads out of the bits of an spte, and keeps in them (spte.h, spte.c)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
+from conformance.kvm import somebody
 from conformance.looking import reached
 from conformance.scenes import MIB, Scene, guest, nested_guest
 from mmu_model.hardware.types import Pfn
@@ -17,8 +15,8 @@ from mmu_model.kvm.spte import (
     paging_masks,
     spte_ad_enabled,
 )
-from mmu_model.kvm.task import Task, WouldWaitForEver, running
-from mmu_model.kvm.vm import Kvm, TdpFormat
+from mmu_model.kvm.task import WouldWaitForEver
+from mmu_model.kvm.vm import TdpFormat
 from mmu_model.kvm.vmx import construct_eptp
 from mmu_model.machine import Cpu, VirtualMachine
 from mmu_model.snapshot import MmuKind
@@ -31,17 +29,6 @@ NO_FLAGS, PROTECT_ONLY = 1 << 52, 2 << 52
 """SPTE_TDP_AD_*: the processor sets no flags; it does, and yet writes are to be noticed by W."""
 
 tracked = pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
-
-
-@contextmanager
-def locked(kvm: Kvm) -> Iterator[None]:
-    """Somebody else has mmu_lock, so that only what needs none can be done."""
-    somebody = Task("somebody")
-    with running(somebody):
-        kvm.mmu_lock.write.acquire()
-    yield
-    with running(somebody):
-        kvm.mmu_lock.write.release()
 
 
 def spte_of(scene: Scene, gfn: int) -> int:
@@ -84,7 +71,7 @@ def test_any_use_of_what_was_aged_needs_no_lock(kernel: str, mmu: MmuKind, kind:
     age(scene, 5)
     scene.cpu.vcpu.stat.clear()
 
-    with locked(scene.vm.kvm):
+    with somebody.has(scene.vm.kvm.mmu_lock.write):
         if kind == "write":
             scene.cpu.write(0x5000, 7)
         else:
@@ -103,7 +90,7 @@ def test_a_fetch_from_what_may_not_be_executed_needs_the_lock(kernel: str, mmu: 
     cpu.write(0x5000, 7)
     vm.process.was_used(slot.hva(5), 1)
 
-    with locked(vm.kvm), pytest.raises((LockNotFree, WouldWaitForEver)):
+    with somebody.has(vm.kvm.mmu_lock.write), pytest.raises((LockNotFree, WouldWaitForEver)):
         cpu.fetch(0x5000)
 
     assert cpu.fetch(0x5000) == 7

@@ -138,3 +138,29 @@ def test_a_misconfiguration_drops_what_other_roots_of_the_tables_have(kernel: st
         last[eptp] = levels(scene, 0x5000).get(1, 0) & 1
 
     assert last == {first: 0, second: 1}
+
+
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
+def test_a_root_is_taken_again_where_none_is_loaded(kernel: str, mmu: MmuKind) -> None:
+    """INVEPT gave up the one that was; the hypervisor enters its guest with tables that it used before."""
+    scene = nested_ept_guest(kernel, mmu, {0x5000: 0x6000})
+    other = page_tables(scene.vm, Mode.FOUR_LEVEL, 60 * MIB, [])
+    other.map(0x5000, 0x8000, flags=EPT_USED)
+    first, second = scene.eptp, other.root | scene.eptp & 0xFFF
+    scene.cpu.read(0x5000)
+    guest_mmu = scene.cpu.vcpu.guest_mmu
+    root = guest_mmu.root.hpa
+    scene.eptp = second
+    scene.as_hypervisor(lambda: None)
+    scene.cpu.read(0x5000)
+    scene.cpu.leave_nested()
+    scene.cpu.invept(second)
+    assert [each.pgd for each in (guest_mmu.root, *guest_mmu.prev_roots)] == [0, first, 0, 0]
+
+    scene.eptp = first
+    scene.enter()
+
+    assert [each.pgd for each in (guest_mmu.root, *guest_mmu.prev_roots)] == [first, 0, 0, 0]
+    assert guest_mmu.root.hpa == root
+    scene.cpu.read(0x5000)
+    assert [sp.root_count for sp in structs(scene.vm) if sp.role.guest_mode and sp.root_count] == [1]

@@ -71,10 +71,9 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
 def kvm_invalidate_pcid(vcpu: KvmVcpu, pcid: int) -> None:
     """The guest flushed a PCID: the loaded root is synchronized, those remembered for it go.
 
-    Under nested paging no root is for a PCID.
+    Under nested paging no root is for a PCID, and the processor, loaded anew, remembers nothing.
     """
     if vcpu.kvm.parameters.tdp_enabled:
-        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
         return
     registers, mmu = vcpu.registers, vcpu.mmu
     if pcid == registers.pcid:

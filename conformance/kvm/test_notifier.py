@@ -20,10 +20,11 @@ from mmu_model.kvm.notifier import (
     mmu_invalidate_begin,
     mmu_invalidate_end,
     test_young,
+    wait_for_invalidations,
 )
 from mmu_model.kvm.process import HostMapping
 from mmu_model.kvm.spte import PT_ACCESSED_MASK
-from mmu_model.kvm.task import Steps, WouldWaitForEver, finish
+from mmu_model.kvm.task import SleepInAtomicContext, Steps, WouldWaitForEver, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Hva
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
@@ -203,12 +204,12 @@ def test_a_page_is_not_replaced_unannounced(kernel: str, mmu: MmuKind) -> None:
     """6.12 is not told at all; 6.1 has to have been told that something is about to change."""
     scene, start = partly(kernel, mmu)
     hva = Hva(start + FIRST * PAGE)
-    replacing = change_pte(scene.vm.kvm, hva, mapping_of(scene, hva))
+    (notifier,) = scene.vm.process.notifiers
     if kernel == "6.12":
-        finish(replacing)
-    else:
-        with pytest.raises(KvmBug, match="did not announce it"):
-            finish(replacing)
+        notifier.change_pte(hva, mapping_of(scene, hva))
+        return
+    with pytest.raises(KvmBug, match="did not announce it"):
+        notifier.change_pte(hva, mapping_of(scene, hva))
 
 
 def test_a_replaced_page_is_mapped_by_the_next_use(kernel: str, mmu: MmuKind) -> None:
@@ -266,3 +267,11 @@ def test_everything_becomes_unusable_under_slots_lock(mmu: MmuKind) -> None:
         finish(kvm_mmu_zap_all_fast(kvm))
     with kvm.slots_lock, somebody.has(kvm.mmu_lock.write), pytest.raises(WouldWaitForEver, match="mmu_lock"):
         finish(kvm_mmu_zap_all_fast(kvm))
+
+
+def test_who_waits_for_changes_to_be_over_may_sleep() -> None:
+    """Also where there is none: a spinlock must not be held."""
+    kvm = VirtualMachine().kvm
+    finish(wait_for_invalidations(kvm))
+    with kvm.mmu_lock.write, pytest.raises(SleepInAtomicContext, match="changes of the host's mappings"):
+        finish(wait_for_invalidations(kvm))

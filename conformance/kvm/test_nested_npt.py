@@ -206,6 +206,9 @@ def test_each_way_flushes(kernel: str, leaving: bool) -> None:
         scene.cpu.write(entry, 0x9067)
         scene.cpu.leave_nested()
     else:
+        scene.cpu.enter_nested(None, registers)
+        scene.cpu.read(0x5000)
+        scene.cpu.leave_nested()
         scene.cpu.write(0x7000 + (entry & 0xFFF), 0x9067)
         scene.cpu.enter_nested(None, registers)
 
@@ -230,3 +233,25 @@ def test_each_way_flushes_over_nested_tables(kernel: str, mmu: MmuKind) -> None:
     scene.cpu.enter_nested(scene.tables.root, INNER)
 
     assert scene.reads(0x5000) == 99
+    assert unsync[0] in structs(scene.vm) and not unsync[0].unsync  # brought in step, not made anew
+
+
+@over_npt
+def test_nested_tables_by_their_root(kernel: str, mmu: MmuKind) -> None:
+    """The hypervisor goes back and forth between two: each time its guest has the memory of the right ones, by
+    roots that are remembered."""
+    scene = nested_guest(kernel, mmu, mapped={0x5000: 0x6000})
+    assert scene.tables is not None
+    other = page_tables(scene.vm, Mode.FOUR_LEVEL, 60 * MIB, [])
+    other.map(0x5000, 0x8000)
+    for page, value in ((0x6000, 66), (0x8000, 88)):
+        scene.vm.memory.write(page, value)
+    seen, roots = [], []
+    for root in (scene.tables.root, other.root) * 2:
+        scene.cpu.leave_nested()
+        scene.cpu.enter_nested(root, INNER)
+        seen.append(scene.reads(0x5000))
+        roots.append(int(scene.cpu.vcpu.guest_mmu.root.hpa))
+
+    assert seen == [66, 88, 66, 88]
+    assert roots[:2] == roots[2:] and roots[0] != roots[1]

@@ -17,6 +17,7 @@ from mmu_model.kvm.fault import (
     RET_PF_EMULATE,
     RET_PF_INVALID,
 )
+from mmu_model.kvm.memslot import KVM_MEM_READONLY
 from mmu_model.kvm.page_fault import kvm_mmu_page_fault
 from mmu_model.kvm.retry import EmulationType
 from mmu_model.snapshot import MmuKind
@@ -166,3 +167,29 @@ def test_a_fault_that_nobody_handles_is_a_bug(kernel: str, mmu: MmuKind) -> None
     scene.cpu.vcpu.mmu.page_fault = lambda vcpu, fault: RET_PF_INVALID
     with pytest.raises(KvmBug, match="nobody handled the fault at 0x9000"):
         scene.cpu.read(0x9000)
+
+
+def read_only(kernel: str, mmu: MmuKind) -> tuple[Scene, int]:
+    """A guest that has read from memory that it cannot write to; where that is."""
+    scene = guest(kernel, mmu)
+    scene.vm.add_memory(1 << 30, MIB, flags=KVM_MEM_READONLY)
+    scene.cpu.read(1 << 30)
+    scene.cpu.vcpu.stat.clear()
+    return scene, 1 << 30
+
+
+def test_a_store_to_read_only_memory_that_cannot_be_emulated(kernel: str, mmu: MmuKind) -> None:
+    """Trying it again is of no use: 6.1 finds no page there to be written to, and 6.12 does not even ask."""
+    scene, where = read_only(kernel, mmu)
+    with pytest.raises(EmulationFailed):
+        scene.cpu.run(failing(where))
+
+
+def test_a_store_to_read_only_memory_that_edits_no_tables(kernel: str, mmu: MmuKind) -> None:
+    """The process carries it out; 6.1 lets the guest try once more before, as it does after any fault but MMIO."""
+    scene, where = read_only(kernel, mmu)
+
+    other_store(scene, where, 7)
+
+    assert scene.vm.devices == {where: 7}
+    assert scene.cpu.vcpu.stat["pf_emulate"] == (2 if kernel == "6.1" else 1)

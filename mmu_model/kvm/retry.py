@@ -45,9 +45,7 @@ def retries_instead(vcpu: KvmVcpu, emulation: EmulationType) -> bool:
     """
     if vcpu.kvm.kernel.retries_what_was_unprotected:
         return emulation.allow_retry_pf and unprotect_gfn_and_retry(vcpu, emulation, always=False)
-    again = was_retried(vcpu, emulation.address)
-    forget_retry(vcpu)
-    if not emulation.allow_retry_pf or again:
+    if not emulation.allow_retry_pf or was_retried(vcpu, emulation.address):
         return False
     unprotect_gfn_and_retry(vcpu, emulation, always=True)
     return True
@@ -69,7 +67,7 @@ def retries_after_failure(vcpu: KvmVcpu, emulation: EmulationType) -> bool:
     gfn = gfn_of(vcpu, emulation)
     if gfn is None:
         return True  # the guest gets its fault
-    if not is_visible(vcpu.memslots.find(gfn)):
+    if not (is_visible(vcpu.memslots.find(gfn)) and GuestMemory(vcpu.kvm, vcpu.memslots).is_writable(gfn)):
         return False
     unprotect(vcpu, gfn)
     return not emulation.write_pf_to_sp
@@ -106,10 +104,8 @@ def gfn_of(vcpu: KvmVcpu, emulation: EmulationType) -> int | None:
 
 
 def was_retried(vcpu: KvmVcpu, address: int) -> bool:
-    """Whether this very instruction was let try again for this very address."""
+    """Whether this very instruction was let try again for this very address.
+
+    The kernel forgets that in time, for an instruction may be executed twice; here each has a number of its own.
+    """
     return (vcpu.rip, address) == (vcpu.last_retry_rip, vcpu.last_retry_addr)
-
-
-def forget_retry(vcpu: KvmVcpu) -> None:
-    """Another instruction, or another address, may be tried again."""
-    vcpu.last_retry_rip = vcpu.last_retry_addr = 0

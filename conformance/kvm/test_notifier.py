@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from conformance.kvm import somebody
-from conformance.looking import reached
+from conformance.looking import reached, structs
 from conformance.scenes import GIB, PAGE, Scene, guest
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.locks import LockNotHeld
@@ -26,6 +26,7 @@ from mmu_model.kvm.process import HostMapping
 from mmu_model.kvm.spte import PT_ACCESSED_MASK
 from mmu_model.kvm.task import SleepInAtomicContext, Steps, WouldWaitForEver, finish
 from mmu_model.kvm.types import PG_LEVEL_4K, Hva
+from mmu_model.kvm.vcpu import VcpuMode
 from mmu_model.kvm.vm import TdpFormat
 from mmu_model.kvm.zap_all import kvm_mmu_zap_all_fast
 from mmu_model.machine import VirtualMachine
@@ -258,6 +259,17 @@ def test_everything_becomes_unusable_step_by_step(kernel: str) -> None:
 
     assert [state for state in seen if state[0]] == [(1, 0, 0), (1, 1, 0), (1, 1, 1)]
     assert vcpu.requests >> 39 & 1
+
+
+def test_no_page_goes_while_a_vcpu_is_in_the_guest(kernel: str) -> None:
+    """It is kicked, and waited for: only then nobody uses an obsolete root any more."""
+    scene = guest(kernel, MmuKind.TDP)
+    scene.cpu.read(0x5000)
+    scene.cpu.vcpu.mode = VcpuMode.IN_GUEST_MODE
+    kvm = scene.vm.kvm
+    with kvm.slots_lock, pytest.raises(WouldWaitForEver, match="kicked"):
+        finish(kvm_mmu_zap_all_fast(kvm))
+    assert len(structs(scene.vm)) == 4
 
 
 def test_everything_becomes_unusable_under_slots_lock(mmu: MmuKind) -> None:

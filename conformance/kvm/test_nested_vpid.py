@@ -164,3 +164,10 @@ def test_a_root_is_taken_again_where_none_is_loaded(kernel: str, mmu: MmuKind) -
     assert guest_mmu.root.hpa == root
     scene.cpu.read(0x5000)
     assert [sp.root_count for sp in structs(scene.vm) if sp.role.guest_mode and sp.root_count] == [1]
+    scene.cpu.leave_nested()
+    scene.cpu.invept(second)
+    scene.eptp = second
+    scene.enter()
+    scene.cpu.leave_nested()
+    scene.cpu.invept()  # nothing is loaded now, and what is remembered goes
+    assert not [sp for sp in structs(scene.vm) if sp.role.guest_mode and sp.root_count]

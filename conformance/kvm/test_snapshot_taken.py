@@ -33,6 +33,10 @@ def test_every_page_is_there_with_all_that_is_known_of_it(mmu: MmuKind, tdp_form
     ept = tdp_format is TdpFormat.EPT and mmu is not MmuKind.SHADOW
     assert (snapshot.name, len(pages)) == ("now", len(snapshot.pages))
     assert set(pages) == {int(sp.address) for sp in structs(vm)}
+    tdp = mmu is MmuKind.TDP  # whose roots are not counted
+    assert (snapshot.tdp_mmu_pages, snapshot.n_used_mmu_pages) == (
+        (len(pages) - 1, 0) if tdp else (0, len(pages))
+    )
     for sp in structs(vm):
         page = pages[int(sp.address)]
         assert [int(page.role_word), int(page.gfn), int(page.spt)] == [int(sp.role), sp.gfn, sp.hpa >> 12]

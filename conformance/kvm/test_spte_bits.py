@@ -100,6 +100,10 @@ def test_a_fetch_from_what_may_not_be_executed_needs_the_lock(kernel: str, mmu: 
     ("masks", "spte", "accessed", "dirty"),
     [
         (PAGING, R | W, False, False),
+        (PAGING, R | W | 1 << 5, True, False),
+        (PAGING, R | W | 1 << 6, False, True),
+        (EPT, R | W | 1 << 8, True, False),
+        (EPT, R | W | 1 << 9, False, True),
         (PAGING, R | W | PAGING.accessed, True, False),
         (PAGING, R | PAGING.accessed | PAGING.dirty, True, True),
         (EPT, R | W | EPT.dirty, False, True),

@@ -9,7 +9,6 @@ from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.guest_memfd import set_memory_attributes
 from mmu_model.kvm.memory_region import move_memory_region, set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY
-from mmu_model.kvm.vm import Parameters
 from mmu_model.machine import VirtualMachine
 from mmu_model.snapshot import MmuKind
 
@@ -49,7 +48,7 @@ def test_only_a_protected_vm_has_attributes() -> None:
 
 def test_only_the_tdp_mmu_has_such_vms() -> None:
     with pytest.raises(ValueError, match="needs the TDP MMU"):
-        Parameters(tdp_mmu_enabled=False, private_memory=True)
+        VirtualMachine("6.12", MmuKind.DIRECT, private_memory=True)
 
 
 @pytest.mark.parametrize("gpa", [8 * MIB, 16 * MIB], ids=["a slot without", "no slot"])

@@ -6,7 +6,19 @@ import pytest
 
 from mmu_model.kvm.locks import LockNotFree, LockNotHeld, Mutex, RwLock, SpinLock
 from mmu_model.kvm.rcu import Rcu
-from mmu_model.kvm.task import SleepInAtomicContext, Task, WouldWaitForEver, finish, running
+from mmu_model.kvm.task import (
+    LeftWithLocks,
+    SleepInAtomicContext,
+    Spin,
+    Steps,
+    Task,
+    WouldWaitForEver,
+    current,
+    finish,
+    leave,
+    might_sleep,
+    running,
+)
 
 ONE, OTHER = Task("one"), Task("other")
 
@@ -127,3 +139,85 @@ def test_what_is_protected_is_not_followed_outside_a_section() -> None:
         rcu.assert_held()
     with pytest.raises(LockNotHeld):
         rcu.unlock()
+
+
+@pytest.mark.parametrize("sleepable", [True, False])
+def test_sections_nest_and_end_once(sleepable: bool) -> None:
+    """Whoever is in one holds something, or may not sleep, until the outermost is over."""
+    rcu = Rcu("RCU", sleepable=sleepable)
+    task = Task("reader")
+    with running(task):
+        with rcu.read:
+            with rcu.read:
+                assert (task.held, task.atomic) == (([rcu], 0) if sleepable else ([], 1))
+            rcu.assert_held()
+            assert (task.held, task.atomic) == (([rcu], 0) if sleepable else ([], 1))
+            with pytest.raises(LeftWithLocks, match="RCU"):
+                leave()
+        assert (task.held, task.atomic) == ([], 0)
+        leave()
+        with pytest.raises(LockNotHeld, match="reader leaves a read-side section of RCU and is in none"):
+            rcu.unlock()
+    with pytest.raises(ZeroDivisionError), rcu.read:
+        raise ZeroDivisionError
+    leave()
+
+
+def test_what_waits_for_readers_waits_for_those_of_its_time() -> None:
+    """Each callback for its own readers; one that is due is called once, the others stay."""
+    rcu, freed = Rcu("RCU"), list[str]()
+    with running(ONE):
+        rcu.lock()
+    rcu.call(lambda: freed.append("first"))
+    with running(OTHER):
+        rcu.lock()
+    rcu.call(lambda: freed.append("second"))
+    with running(ONE):
+        rcu.unlock()
+        assert freed == ["first"]
+        rcu.lock()
+        rcu.unlock()
+    assert freed == ["first"]
+    with running(OTHER):
+        rcu.unlock()
+    assert freed == ["first", "second"]
+
+
+def test_who_spins_goes_on_when_another_has_run() -> None:
+    """Alone it would spin for ever."""
+
+    def spins() -> Steps[int]:
+        yield "looks"
+        yield Spin("an spte is frozen")
+        return 5
+
+    with pytest.raises(WouldWaitForEver, match="somebody else to go on, to try again: an spte is frozen"):
+        finish(spins())
+
+
+def test_code_that_nobody_overtakes_is_a_function() -> None:
+    """What it waits for has happened; what it returns is returned."""
+    lock = SpinLock("lock")
+
+    def adds(number: int) -> Steps[int]:
+        yield "adds"
+        yield from lock.wait()
+        return number + 1
+
+    assert finish(adds(4)) == 5
+
+
+def test_who_is_running() -> None:
+    """Whoever was before is again, however it ends; only he is in atomic context who made it so."""
+    before = current()
+    with running(ONE):
+        assert current() is ONE
+    with pytest.raises(ZeroDivisionError), running(ONE):
+        raise ZeroDivisionError
+    assert current() is before
+    lock = SpinLock("lock")
+    with lock, pytest.raises(SleepInAtomicContext, match="a page"):
+        might_sleep("for a page")
+    with lock, running(ONE):
+        might_sleep("for a page")
+    might_sleep("for a page")

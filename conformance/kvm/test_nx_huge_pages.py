@@ -12,7 +12,7 @@ from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES
 from mmu_model.kvm.page import KvmMmuPage
 from mmu_model.kvm.task import finish
 from mmu_model.kvm.types import PG_LEVEL_2M
-from mmu_model.kvm.vm import Parameters
+from mmu_model.machine import VirtualMachine
 from mmu_model.shadow.nx import (
     calc_nx_huge_pages_recovery_period,
     kvm_recover_nx_huge_pages,
@@ -122,8 +122,10 @@ def test_what_is_logged_would_be_small_again(kernel: str, mmu: MmuKind) -> None:
     ],
 )
 def test_the_period(ratio: int, period_ms: int, expected: int | None) -> None:
-    parameters = Parameters(
-        nx_huge_pages=True, nx_huge_pages_recovery_ratio=ratio, nx_huge_pages_recovery_period_ms=period_ms
+    parameters = replace(
+        VirtualMachine(nx_huge_pages=True).kvm.parameters,
+        nx_huge_pages_recovery_ratio=ratio,
+        nx_huge_pages_recovery_period_ms=period_ms,
     )
 
     assert calc_nx_huge_pages_recovery_period(parameters) == expected

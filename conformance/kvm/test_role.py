@@ -1,5 +1,8 @@
 """Role words, and the roles that follow from a guest's mode."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 
 from mmu_model.hardware import CR0_PE, CR0_PG, CR0_WP, CR4_PAE, CR4_SMAP, CR4_SMEP, EFER_LMA, Registers
@@ -27,6 +30,18 @@ def test_a_value_that_does_not_fit_is_refused() -> None:
     """A quadrant has two bits."""
     with pytest.raises(ValueError, match=r"role\.quadrant cannot be 4: 3 is the most it holds"):
         PageRole.of(quadrant=4)
+
+
+def test_a_role_stays_what_it_is() -> None:
+    """Another one is made of it; equal ones are the same, also when they were copied."""
+    role = PageRole.of(level=4, access=ACC_ALL)
+    with pytest.raises(AttributeError, match=r"role\.level cannot be set"):
+        role.level = 3
+
+    assert (role.level, role.replace(level=3).level, role.replace(level=3).access) == (4, 3, ACC_ALL)
+    assert role.replace(level=3).replace(level=4) is role
+    assert deepcopy(role) is role
+    assert pickle.loads(pickle.dumps(role)) is role
 
 
 def test_a_child_inherits_all_but_what_is_its_own() -> None:

@@ -13,7 +13,7 @@ from mmu_model.hardware.npt import EXIT_INFO_PAGE
 from mmu_model.hardware.registers import CR0_PE, CR0_PG, CR4_PKE, Mode, Registers
 from mmu_model.kvm.context import kvm_init_mmu, tdp_level
 from mmu_model.kvm.cpu_role import kvm_calc_cpu_role, shadow_npt_root_role
-from mmu_model.kvm.errors import KvmBug, KvmError
+from mmu_model.kvm.errors import KvmError
 from mmu_model.kvm.guest_memory import GuestMemory
 from mmu_model.kvm.registers import load_registers
 from mmu_model.kvm.roots import kvm_mmu_new_pgd
@@ -96,8 +96,7 @@ def nested_svm_inject_npf_exit(vcpu: KvmVcpu, fault: Fault, *, from_hardware: bo
     If KVM itself came by a nested page fault, the upper half of EXITINFO1 and the address are those of that
     exit, whatever the walk in software was about.
     """
-    if not isinstance(fault, PageFault):
-        raise KvmBug(f"nested page tables of AMD's format ended in: {fault}")
+    assert isinstance(fault, PageFault), f"nested page tables of AMD's format ended in: {fault}"
     stage, address = EXIT_INFO_PAGE, fault.cr2
     if isinstance(vcpu.exit, NestedPageFault):
         stage, address = vcpu.exit.exit_info_1 & ~0xFFFF_FFFF, vcpu.exit.exit_info_2

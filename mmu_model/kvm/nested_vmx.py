@@ -77,13 +77,13 @@ def enter_nested_vmx(
             kvm_init_shadow_ept_mmu(vcpu, eptp, ept)
             vcpu.registers, vcpu.pdptes = registers, loaded
             kvm_init_mmu(vcpu)
-    _transition_tlb_flush(vcpu, vpid, is_vmenter=True)
+    _transition_tlb_flush(vcpu, vpid)
 
 
 def leave_nested_vmx(vcpu: KvmVcpu, *, vpid: int = 0) -> None:
     """VM exit to the hypervisor (nested_vmx_vmexit)."""
     leave_guest_mode(vcpu)
-    _transition_tlb_flush(vcpu, vpid, is_vmenter=False)
+    _transition_tlb_flush(vcpu, vpid)
 
 
 def nested_ept(vcpu: KvmVcpu, eptp: int) -> ExtendedPaging:
@@ -234,12 +234,12 @@ def _check_vmx_root_operation(vcpu: KvmVcpu, instruction: str) -> None:
         raise KvmError(f"{instruction} of an inner guest is an exit to its hypervisor")
 
 
-def _transition_tlb_flush(vcpu: KvmVcpu, vpid: int, *, is_vmenter: bool) -> None:
+def _transition_tlb_flush(vcpu: KvmVcpu, vpid: int) -> None:
     """Translations of linear addresses without a VPID end with VM entry and VM exit; so do those of a VPID
     that was not the last, of which KVM keeps no record. Those of guest-physical addresses do not end."""
     vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
     if not vpid:
         vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
-    elif is_vmenter and vpid != vcpu.last_vpid:
+    elif vpid != vcpu.last_vpid:  # never with VM exit, whose VPID is that of the last VM entry
         vcpu.last_vpid = vpid
         vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST

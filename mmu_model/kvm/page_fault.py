@@ -20,7 +20,6 @@ from mmu_model.kvm.fault import (
 from mmu_model.kvm.mmio import check_mmio_spte, get_mmio_spte_gfn, mmio_info_in_cache, vcpu_cache_mmio_info
 from mmu_model.kvm.retry import (
     EmulationType,
-    forget_retry,
     unprotect,
     unprotect_gfn_and_retry,
     was_retried,
@@ -87,12 +86,11 @@ def _write_protect_fault(vcpu: KvmVcpu, error_code: int, emulation: EmulationTyp
     unshadows = vcpu.mmu.root_role.direct and error_code & TABLE_WRITE == TABLE_WRITE
     if not vcpu.kvm.kernel.retries_what_was_unprotected:
         if unshadows:
-            unprotect(vcpu, emulation.address)
+            unprotect(vcpu, emulation.address >> PAGE_SHIFT)
             return RET_PF_RETRY
     else:
         if was_retried(vcpu, emulation.address):
             return RET_PF_EMULATE
-        forget_retry(vcpu)
         if unshadows and unprotect_gfn_and_retry(vcpu, emulation, always=False):
             return RET_PF_RETRY
     emulation.allow_retry_pf = not vcpu.guest_mode

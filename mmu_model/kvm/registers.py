@@ -57,26 +57,23 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
 
     """
     old = vcpu.registers
-    change, pdptes = mov_cr3(old, value), vcpu.pdptes
+    change = mov_cr3(old, value)
     load_registers(vcpu, change.registers)
-    if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes != pdptes:
-        finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
     vcpu.walk_mmu.guest_pgd = change.registers.cr3
     vcpu.walk_mmu.guest_paging = LinearPaging(change.registers, vcpu.pdptes)
     if change.registers.cr3 != old.cr3 and not vcpu.is_nested_mmu:
         kvm_mmu_new_pgd(vcpu, change.registers.cr3)
     vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
-    if not (old.cr4 & CR4_PCIDE and value & CR3_NO_FLUSH):
+    if not value & CR3_NO_FLUSH:
         kvm_invalidate_pcid(vcpu, change.registers.pcid)
 
 
 def kvm_invalidate_pcid(vcpu: KvmVcpu, pcid: int) -> None:
     """The guest flushed a PCID: the loaded root is synchronized, those remembered for it go.
 
-    Under nested paging no root is for a PCID.
+    Under nested paging no root is for a PCID, and the processor, loaded anew, remembers nothing.
     """
     if vcpu.kvm.parameters.tdp_enabled:
-        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
         return
     registers, mmu = vcpu.registers, vcpu.mmu
     if pcid == registers.pcid:
@@ -131,7 +128,8 @@ def matters_to_roles(old: Registers, new: Registers) -> bool:
 
 
 def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
-    """Take registers over, PDPTEs included; the MMU is the caller's business.
+    """Take registers over, PDPTEs included; the MMU is the caller's business, but for PAE roots: with shadow paging
+    those are for the PDPTEs of before, and go if these are others (load_pdptrs).
 
     Raises
     ------
@@ -143,8 +141,10 @@ def load_registers(vcpu: KvmVcpu, registers: Registers) -> None:
     """
     if registers.mode.is_long and not vcpu.kvm.host.x86_64:
         raise KvmError("EFER.LMA is set: a 32-bit host runs no guest in long mode")
-    vcpu.pdptes = _load_pdptrs(vcpu, registers)
+    before, vcpu.pdptes = vcpu.pdptes, _load_pdptrs(vcpu, registers)
     vcpu.registers = registers
+    if not vcpu.kvm.parameters.tdp_enabled and vcpu.pdptes not in (before, None):
+        finish(kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, [vcpu.mmu.root]))
 
 
 def _load_pdptrs(vcpu: KvmVcpu, registers: Registers) -> Pdptes | None:

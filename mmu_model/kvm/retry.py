@@ -7,7 +7,6 @@ tables, the frame is most likely no table any more: what shadows it is zapped, a
 from dataclasses import dataclass
 
 from mmu_model.hardware.faults import PageFault
-from mmu_model.hardware.registers import CR0_PG
 from mmu_model.hardware.types import PAGE_SHIFT
 from mmu_model.kvm.fault import PFERR_USER_MASK, PFERR_WRITE_MASK
 from mmu_model.kvm.guest_memory import GuestMemory, is_visible
@@ -46,9 +45,7 @@ def retries_instead(vcpu: KvmVcpu, emulation: EmulationType) -> bool:
     """
     if vcpu.kvm.kernel.retries_what_was_unprotected:
         return emulation.allow_retry_pf and unprotect_gfn_and_retry(vcpu, emulation, always=False)
-    again = was_retried(vcpu, emulation.address)
-    forget_retry(vcpu)
-    if not emulation.allow_retry_pf or again:
+    if not emulation.allow_retry_pf or was_retried(vcpu, emulation.address):
         return False
     unprotect_gfn_and_retry(vcpu, emulation, always=True)
     return True
@@ -67,13 +64,13 @@ def retries_after_failure(vcpu: KvmVcpu, emulation: EmulationType) -> bool:
             return False
         unprotect_gfn_and_retry(vcpu, emulation, always=True)
         return True
-    gpa = gpa_of(vcpu, emulation)
-    if gpa is None:
+    gfn = gfn_of(vcpu, emulation)
+    if gfn is None:
         return True  # the guest gets its fault
-    if not is_visible(vcpu.memslots.find(gpa >> PAGE_SHIFT)):
+    if not (is_visible(vcpu.memslots.find(gfn)) and GuestMemory(vcpu.kvm, vcpu.memslots).is_writable(gfn)):
         return False
-    unprotect(vcpu, gpa)
-    return bool(vcpu.mmu.root_role.direct) or not emulation.write_pf_to_sp
+    unprotect(vcpu, gfn)
+    return not emulation.write_pf_to_sp
 
 
 def unprotect_gfn_and_retry(vcpu: KvmVcpu, emulation: EmulationType, *, always: bool) -> bool:
@@ -81,37 +78,34 @@ def unprotect_gfn_and_retry(vcpu: KvmVcpu, emulation: EmulationType, *, always: 
 
     If so, or `always`, it is noted that the instruction is tried again for it, so that that happens once only.
     """
-    gpa = gpa_of(vcpu, emulation) if vcpu.kvm.indirect_shadow_pages else None
-    found = gpa is not None and unprotect(vcpu, gpa)
+    gfn = gfn_of(vcpu, emulation) if vcpu.kvm.indirect_shadow_pages else None
+    found = gfn is not None and unprotect(vcpu, gfn)
     if found or always:
         vcpu.last_retry_rip, vcpu.last_retry_addr = vcpu.rip, emulation.address
     return found
 
 
-def unprotect(vcpu: KvmVcpu, gpa: int) -> bool:
+def unprotect(vcpu: KvmVcpu, gfn: int) -> bool:
     """Zap every page that shadows a table there; whether there was one."""
     with vcpu.kvm.mmu_lock.write:
-        return vcpu.kvm.shadow.unprotect_gfn(vcpu.kvm, gpa >> PAGE_SHIFT)
+        return vcpu.kvm.shadow.unprotect_gfn(vcpu.kvm, gfn)
 
 
-def gpa_of(vcpu: KvmVcpu, emulation: EmulationType) -> int | None:
-    """The guest-physical address of the fault; None if the guest does not permit to write there any more."""
-    if vcpu.mmu.root_role.direct or not vcpu.registers.cr0 & CR0_PG:
-        return emulation.address
+def gfn_of(vcpu: KvmVcpu, emulation: EmulationType) -> int | None:
+    """The guest's frame that the fault was about; None if the guest does not permit to write there any more."""
+    if vcpu.mmu.root_role.direct:
+        return emulation.address >> PAGE_SHIFT
     memory = GuestMemory(vcpu.kvm, vcpu.memslots)
     write = vcpu.mmu.access_of(PFERR_WRITE_MASK | (PFERR_USER_MASK if emulation.user else 0))
     try:
-        walker = walk_addr(memory, vcpu.mmu.guest_paging, write, emulation.address)
+        return walk_addr(memory, vcpu.mmu.guest_paging, write, emulation.address).gfn
     except PageFault:
         return None
-    return walker.gfn << PAGE_SHIFT | emulation.address & 0xFFF
 
 
 def was_retried(vcpu: KvmVcpu, address: int) -> bool:
-    """Whether this very instruction was let try again for this very address."""
+    """Whether this very instruction was let try again for this very address.
+
+    The kernel forgets that in time, for an instruction may be executed twice; here each has a number of its own.
+    """
     return (vcpu.rip, address) == (vcpu.last_retry_rip, vcpu.last_retry_addr)
-
-
-def forget_retry(vcpu: KvmVcpu) -> None:
-    """Another instruction, or another address, may be tried again."""
-    vcpu.last_retry_rip = vcpu.last_retry_addr = 0

@@ -71,15 +71,15 @@ class Parameters:
 
     """
 
-    tdp_enabled: bool = True
-    tdp_mmu_enabled: bool = True
-    tdp_format: TdpFormat = TdpFormat.NPT
-    max_tdp_level: int = 4
-    tdp_root_level: int = 0
-    nx_huge_pages: bool = False
+    tdp_enabled: bool
+    tdp_mmu_enabled: bool
+    tdp_format: TdpFormat
+    max_tdp_level: int
+    tdp_root_level: int
+    nx_huge_pages: bool
+    pml: bool
     nx_huge_pages_recovery_ratio: int = 60
     nx_huge_pages_recovery_period_ms: int = 0
-    pml: bool = False
     private_memory: bool = False
 
     def __post_init__(self) -> None:

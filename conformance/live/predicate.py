@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -87,8 +88,8 @@ def has_gptes(page: ShadowPage) -> bool:
 
 
 def entry_of(page: ShadowPage, index: int) -> Entry:
-    """``page.entries`` at an index that is there."""
-    return next(entry for entry in page.entries if entry.index == index)
+    """``page.entries``, which are in order, at an index that is there."""
+    return page.entries[bisect_left(page.entries, index, key=lambda entry: entry.index)]
 
 
 def leaf_gfn(page: ShadowPage, index: int) -> int:

@@ -159,8 +159,8 @@ def _deny_the_user(snapshot: Snapshot) -> Snapshot | None:
 @predicate("shadowed_translation/no-access-per-gfn-when-direct", corrupt=_deny_the_user)
 def leaves_of_direct_pages_have_the_access_of_the_page(snapshot: Snapshot) -> Iterator[str]:
     """In a direct page every leaf has U and X of role.access, and W unless something protects the frame."""
-    for page, index, spte in _direct_leaves(snapshot):
-        access = page.role.access
+    for page, index, found in _direct_leaves(snapshot):
+        access, spte = page.role.access, found.restored
         differs = spte.user != bool(access & 4) or spte.writable > bool(access & 2)
         differs |= spte.executable != bool(access & 1) and spte.level == 1
         if differs or entry_of(page, index).shadowed_translation is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mmu_model.scenario.registers import CR4_LA57
-from mmu_model.snapshot import Kind, MmuKind, Snapshot
+from mmu_model.snapshot import Kind, MmuKind, Recording, Snapshot
 
+from .account import account, at, page_faults, values
 from .story import ALL, leaves, shadows, story
 
 
@@ -25,6 +27,27 @@ def the_guests_tables_are_translated_too(before: Snapshot, after: Snapshot) -> I
             yield f"gfn {gfn:#x} was accessed already"
         if [spte.accessed for _, spte in leaves(after, gfn)] != [True]:
             yield f"gfn {gfn:#x} is not mapped, or was not accessed"
+
+
+@account(
+    "virtual-and-real-hardware-supported/hardware/first-generation-and-two-dimensional",
+    scenario="four-level",
+    falsify=lambda recording: replace(recording, results=recording.results[:-1]),
+    mmus=ALL,
+)
+def guests_run_with_one_dimension_and_with_two(recording: Recording) -> Iterator[str]:
+    """With npt=0 the processor walks pages that shadow the guest's tables, as those do that know nothing else; with npt=1
+    direct ones, and the guest's tables itself. The guest reads the same and has the same faults."""
+    last = at(recording, "faults-leave-nothing")
+    (vcpu,) = last.vcpus
+    root = last.by_id()[vcpu.root_mmu.root.page] if vcpu.root_mmu.root.page is not None else None
+    if root is None or root.role.direct != (last.mmu is not MmuKind.SHADOW):
+        yield f"{last.mmu.value}: the root is {root}"
+    filled = 0xE5FFE5FFE5FFE5FF
+    if [value for value in values(recording) if value is not None] != [filled, filled]:
+        yield f"read were {values(recording)}"
+    if page_faults(recording) != [(0, 0x50000000), (6, 0x50000000), (5, 0x4000)]:
+        yield f"the faults are {page_faults(recording)}"
 
 
 @story(

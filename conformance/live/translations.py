@@ -50,6 +50,7 @@ def without_guest_paging_an_address_is_guest_physical(snapshot: Snapshot) -> Ite
     "shadow-pages/paging-tdp/gpa-to-hpa",
     "shadow-pages/leaf/lowest-level-of-the-stack",
     "shadow-pages/leaf/encodes-one-or-two-translations",
+    "acronyms/gpa/meaning",
     corrupt=lambda snapshot: _lowest_elsewhere(snapshot) if _tdp_and_paging(snapshot) else None,
 )
 def under_nested_paging_an_address_is_guest_physical(snapshot: Snapshot) -> Iterator[str]:

@@ -1,13 +1,24 @@
-"""Predicates and stories hold in what was recorded on real kernels, and refuse what was corrupted."""
+"""Predicates, readings, stories and accounts hold in what was recorded on real kernels, and refuse what was corrupted."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
-from conformance.live import PREDICATES, STORIES, Predicate, Story
+from conformance.live import (
+    ACCOUNTS,
+    PREDICATES,
+    READINGS,
+    STORIES,
+    Account,
+    Predicate,
+    Reading,
+    Story,
+)
+from conformance.live.guest import memories, program_of
 from conformance.pictures import Camera
 from mmu_model.snapshot import Recording, Snapshot, read_recording
 
@@ -33,11 +44,22 @@ def moment(kernel: str, mmu: str, file: str, snapshot: str) -> Snapshot:
     return next(each for each in recordings(kernel, mmu)[file].snapshots if each.name == snapshot)
 
 
-def speaking(predicate: Predicate, kernel: str, mmu: str) -> Iterator[tuple[str, str]]:
-    """Recordings and snapshots that have what the predicate speaks of."""
+Check: TypeAlias = Predicate | Reading
+CHECKS: list[Check] = [*PREDICATES, *READINGS]
+
+
+def complaints(check: Check, recording: Recording, snapshot: Snapshot) -> Iterator[str]:
+    """What a predicate, or a reading by what lay in the guest's memory then, has against a snapshot."""
+    if isinstance(check, Predicate):
+        return check.check(snapshot)
+    return check.check(snapshot, memories(recording.scenario)[snapshot.name])
+
+
+def speaking(check: Check, kernel: str, mmu: str) -> Iterator[tuple[str, str]]:
+    """Recordings and snapshots that have what the check speaks of."""
     for name, recording in recordings(kernel, mmu).items():
         for snapshot in recording.snapshots:
-            if predicate.corrupt(snapshot) is not None:
+            if check.corrupt(snapshot) is not None:
                 yield name, snapshot.name
 
 
@@ -49,41 +71,54 @@ def seen_live(statements: tuple[str, ...], *, refutes: bool = False) -> list[pyt
 @pytest.mark.parametrize("mmu", MMUS)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(
-    "predicate", [pytest.param(each, id=each.name, marks=seen_live(each.statements)) for each in PREDICATES]
+    "check", [pytest.param(each, id=each.name, marks=seen_live(each.statements)) for each in CHECKS]
 )
 def test_a_predicate_holds_in_all_recordings(
-    predicate: Predicate, kernel: str, mmu: str, seen: Callable[[str, str, str], None], picture: Camera
+    check: Check, kernel: str, mmu: str, seen: Callable[[str, str, str], None], picture: Camera
 ) -> None:
     found = recordings(kernel, mmu)
     assert found, "no recordings: make live"
-    complaints = [
+    contradictions = [
         f"{name} {snapshot.name}: {what}"
         for name, recording in found.items()
         for snapshot in recording.snapshots
-        for what in predicate.check(snapshot)
+        for what in complaints(check, recording, snapshot)
     ]
 
-    assert complaints == []
-    for name, snapshot in islice(speaking(predicate, kernel, mmu), 1):
+    assert contradictions == []
+    for name, snapshot in islice(speaking(check, kernel, mmu), 1):
         seen("live", kernel, place(kernel, mmu, name, snapshot))
         picture(f"Recorded: {name.partition('.')[0]}, {snapshot}, {mmu}", moment(kernel, mmu, name, snapshot))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("predicate", PREDICATES, ids=lambda predicate: predicate.name)
-def test_a_predicate_refuses_corrupted_snapshots(predicate: Predicate, kernel: str) -> None:
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
+def test_a_predicate_refuses_corrupted_snapshots(check: Check, kernel: str) -> None:
     """Every snapshot that has what the predicate speaks of; one at least must have it."""
     corrupted = [
-        (name, snapshot.name, bad)
+        (name, recording, bad)
         for mmu in MMUS
         for name, recording in recordings(kernel, mmu).items()
         for snapshot in recording.snapshots
-        if (bad := predicate.corrupt(snapshot)) is not None
+        if (bad := check.corrupt(snapshot)) is not None
     ]
 
     assert corrupted, "no snapshot has what the predicate speaks of"
-    accepted = [(name, snapshot) for name, snapshot, bad in corrupted if not list(predicate.check(bad))]
+    accepted = [
+        (name, bad.name)
+        for name, recording, bad in corrupted
+        if next(complaints(check, recording, bad), None) is None
+    ]
     assert accepted == []
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_lay_in_guest_memory_is_known(kernel: str, mmu: str) -> None:
+    """The recordings were made with the programs that the readings replay, and have the same snapshots."""
+    for recording in recordings(kernel, mmu).values():
+        assert recording.program == program_of(recording.scenario).digest
+        assert [snapshot.name for snapshot in recording.snapshots] == list(memories(recording.scenario))
 
 
 def told_by(story: Story, kernel: str, mmu: str) -> tuple[Snapshot, Snapshot]:
@@ -116,3 +151,29 @@ def test_a_story_is_what_happened(
     assert list(story.tell(after, after)), "all had happened before, and the story does not notice"
     seen("live", kernel, place(kernel, mmu, f"{story.scenario}.json.gz", story.before, story.after))
     picture(f"Recorded: {story.scenario}, {story.after}, {mmu}", after, before)
+
+
+@pytest.mark.parametrize(
+    ("account", "mmu", "kernel"),
+    [
+        pytest.param(
+            account,
+            mmu.value,
+            kernel,
+            id=f"{account.name}-{kernel}-{mmu.value}",
+            marks=seen_live(account.statements),
+        )
+        for account in ACCOUNTS
+        for mmu in account.mmus
+        for kernel in account.kernels
+    ],
+)
+def test_an_account_is_what_was_recorded(
+    account: Account, mmu: str, kernel: str, seen: Callable[[str, str, str], None]
+) -> None:
+    name = f"{account.scenario}.json.gz"
+    recording = recordings(kernel, mmu)[name]
+
+    assert list(account.tell(recording)) == []
+    assert list(account.tell(account.falsify(recording))), "it says the same of a recording of something else"
+    seen("live", kernel, place(kernel, mmu, name, *(snapshot.name for snapshot in recording.snapshots)))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mmu_model.snapshot import Kind, Snapshot, SpteAt
 
-from .predicate import children, corrupt_page, leaf_gfn, loaded, predicate, title
+from .predicate import children, corrupt_page, leaf_gfn, loaded, predicate, title, with_page
 
 
 @predicate(
@@ -116,6 +116,28 @@ def pages_are_of_the_current_generation(snapshot: Snapshot) -> Iterator[str]:
         stale = page.mmu_valid_gen not in (None, snapshot.mmu_valid_gen)
         if stale and not page.role.invalid:
             yield f"{title(page)} is of generation {page.mmu_valid_gen}, the VM of {snapshot.mmu_valid_gen}"
+
+
+def _another_page(snapshot: Snapshot) -> Snapshot | None:
+    for page in snapshot.pages:
+        for place in page.parent_ptes or ([page.ptep] if page.ptep else []):
+            wrong = SpteAt(page.id, place.index)
+            if page.ptep:
+                return with_page(snapshot, replace(page, ptep=wrong))
+            return with_page(snapshot, replace(page, parent_ptes=(wrong, *(page.parent_ptes or ())[1:])))
+    return None
+
+
+@predicate("spt/page-private-points-back", corrupt=_another_page)
+def the_page_of_an_entry_is_found_by_its_frame(snapshot: Snapshot) -> Iterator[str]:
+    """In KVM parents are addresses of entries. kvm_live takes the page that such an entry belongs to from the private
+    member of its frame's struct page; that page does have the entry, and it leads to the child."""
+    pages = snapshot.by_id()
+    for page in snapshot.pages:
+        for place in page.parent_ptes or ([page.ptep] if page.ptep else []):
+            spte = pages[place.page].sptes().get(place.index) if place.page in pages else None
+            if spte is None or spte.kind is not Kind.TABLE or spte.pfn != page.spt:
+                yield f"{title(page)} has a parent {place}, which is {spte}"
 
 
 def _forget_one(snapshot: Snapshot) -> Snapshot | None:

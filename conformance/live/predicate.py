@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from mmu_model.snapshot import Entry, PageId, ShadowPage, Snapshot, Spte, Word
+from mmu_model.snapshot import Entry, Kind, PageId, ShadowPage, Snapshot, Spte, Word
 from mmu_model.snapshot.role import RoleWord
 
 Check: TypeAlias = Callable[[Snapshot], Iterator[str]]
@@ -87,15 +88,16 @@ def has_gptes(page: ShadowPage) -> bool:
 
 
 def entry_of(page: ShadowPage, index: int) -> Entry:
-    """``page.entries`` at an index that is there."""
-    return next(entry for entry in page.entries if entry.index == index)
+    """``page.entries``, which are in order, at an index that is there."""
+    return page.entries[bisect_left(page.entries, index, key=lambda entry: entry.index)]
 
 
 def leaf_gfn(page: ShadowPage, index: int) -> int:
     """The guest frame that the leaf at ``index`` maps (kvm_mmu_page_get_gfn)."""
-    translation = entry_of(page, index).shadowed_translation
-    if translation is not None:
-        return translation >> 12
+    if page.has_shadowed_translation:
+        translation = entry_of(page, index).shadowed_translation
+        if translation is not None:
+            return translation >> 12
     return page.gfn + (index << 9 * (page.role.level - 1))
 
 
@@ -104,7 +106,7 @@ def children(snapshot: Snapshot) -> Iterator[tuple[ShadowPage, int, ShadowPage |
     by_spt: dict[int, ShadowPage] = {page.spt: page for page in snapshot.pages}
     for page in snapshot.pages:
         for index, spte in page.sptes().items():
-            if spte.kind.value == "table":
+            if spte.kind is Kind.TABLE:
                 yield page, index, by_spt.get(spte.pfn)
 
 

@@ -39,9 +39,13 @@ class Format:
         """The levels at which an entry may map a page."""
         return tuple(level for level, shift, _ in self.levels if shift in self.sizes.values())
 
+    def grants(self, level: int) -> bool:
+        """Entries of the level have access bits; the four at the top of PAE paging have none (SDM Vol. 3, 4.4.1)."""
+        return self is not PAE or level != 3
+
     def flag_word(self, level: int, flags: frozenset[str]) -> int:
-        """The bits of ``flags``; the four entries at the top of PAE paging have none (SDM Vol. 3, 4.4.1)."""
-        if self is PAE and level == 3:
+        """The bits of ``flags``."""
+        if not self.grants(level):
             return PRESENT
         return PRESENT | sum(FLAG_BITS[flag] for flag in flags if flag != "nx") | ("nx" in flags) * NX
 

@@ -26,6 +26,8 @@ class CodecError(ValueError):
 
 
 _hints: Callable[[Any], Mapping[str, Any]] = cache(get_type_hints)
+_origin: Callable[[Any], Any] = cache(get_origin)
+_fields: Callable[[Any], tuple[dataclasses.Field[Any], ...]] = cache(dataclasses.fields)
 
 
 def encode(value: Any, hint: Any) -> Any:
@@ -37,7 +39,7 @@ def encode(value: Any, hint: Any) -> Any:
         return hex(value)
     if hint is RoleWord:
         return f"{value:#x} {Role.from_word(value)}"
-    if get_origin(hint) is tuple:
+    if _origin(hint) is tuple:
         return [encode(item, _item(hint, i)) for i, item in enumerate(value)]
     if isinstance(value, Enum):
         return value.value
@@ -55,7 +57,7 @@ def decode(data: Any, hint: Any, path: str) -> Any:
     hint = _without_none(hint)
     if hint in IN_HEX or hint is RoleWord:
         return _hex(data, path)
-    if get_origin(hint) is tuple:
+    if _origin(hint) is tuple:
         return _tuple(data, hint, path)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _enum(data, hint, path)
@@ -67,8 +69,9 @@ def decode(data: Any, hint: Any, path: str) -> Any:
     return data
 
 
+@cache
 def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
+    if _origin(hint) in (Union, types.UnionType):
         return next(arm for arm in get_args(hint) if arm is not type(None))
     return hint
 
@@ -110,7 +113,7 @@ def _object(data: Any, cls: type[T], path: str) -> T:
     if unknown := sorted(set(data) - set(hints)):
         raise CodecError(f"{path}.{unknown[0]}: no such field")
     members = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+    for field in _fields(cls):
         name = field.name
         if name not in data and _without_none(hints[name]) is hints[name]:
             raise CodecError(f"{path}.{name}: missing")

@@ -6,6 +6,7 @@ What there are thousands of in one is not frozen all the same: to make a frozen 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NewType
@@ -45,8 +46,22 @@ class Entry:
     shadowed_translation: Word | None = None
 
 
+class _Decoded:
+    """Has room for what was decoded already; that is no field."""
+
+    __slots__ = ("_sptes",)
+    _sptes: Mapping[int, Spte]
+
+    def _once(self, decode: Callable[[], Mapping[int, Spte]]) -> Mapping[int, Spte]:
+        try:
+            return self._sptes
+        except AttributeError:
+            self._sptes = decode()
+            return self._sptes
+
+
 @dataclass(slots=True, unsafe_hash=True)
-class ShadowPage:
+class ShadowPage(_Decoded):
     """One ``struct kvm_mmu_page``; of each union only the member in use, the other is None.
 
     ``listed`` says where the page was found: ``active`` (kvm.arch.active_mmu_pages), ``roots``
@@ -82,9 +97,9 @@ class ShadowPage:
         """``role``, decoded."""
         return Role.from_word(self.role_word)
 
-    def sptes(self) -> dict[int, Spte]:
+    def sptes(self) -> Mapping[int, Spte]:
         """The entries decoded, by index."""
-        return {entry.index: self.spte(entry) for entry in self.entries}
+        return self._once(lambda: {entry.index: self.spte(entry) for entry in self.entries})
 
     def spte(self, entry: Entry) -> Spte:
         """One of its entries decoded."""

@@ -100,6 +100,16 @@ class TestRegen:
         assert "nothing to do" in mmuspec("regen", "new.rst").stdout
         assert {path: path.read_bytes() for path in (here / "spec").iterdir()} == files
 
+    def test_what_people_wrapped_otherwise_is_written_as_the_tool_writes_it(self, here: Path) -> None:
+        mmuspec("regen", "new.rst")
+        files = {path: path.read_bytes() for path in (here / "spec").iterdir()}
+        by_hand = sorted(files)[0]
+        by_hand.write_bytes(files[by_hand].replace(b"schema: 1", b"schema:   1"))
+        result = mmuspec("regen", "new.rst")
+        assert "written in the canonical form" in result.stdout
+        assert "nothing to do" in result.stdout
+        assert {path: path.read_bytes() for path in (here / "spec").iterdir()} == files
+
     def test_without_the_old_words_it_refuses_and_changes_nothing(
         self, here: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

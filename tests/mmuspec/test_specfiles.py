@@ -9,7 +9,7 @@ import pytest
 from mmuspec import folder
 from mmuspec.errors import Problem
 from mmuspec.spec import Curated, Mmu, Since, Spec, Verdict
-from mmuspec.specfiles import load_spec, save_spec
+from mmuspec.specfiles import is_canonical, load_spec, save_spec
 from tests.mmuspec.gadget import GADGET
 from tests.mmuspec.specs import merged, spec_of
 
@@ -65,6 +65,12 @@ def test_a_section_that_is_gone_takes_its_file_along(saved: Path) -> None:
     spec = load_spec(saved)
     save_spec(replace(spec, items=tuple(i for i in spec.items if i.section != "Events")), saved)
     assert not (saved / "events.yaml").exists()
+
+
+def test_this_repositorys_spec_is_as_the_tool_writes_it() -> None:
+    """So a regenerated spec differs only where the document did. Mended by: mmuspec regen"""
+    spec = Path(__file__).parents[2] / "spec"
+    assert is_canonical(load_spec(spec), spec)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from mmuspec.cache import Cache
 from mmuspec.errors import Problem
 from mmuspec.merge import Merge, bare, merge
 from mmuspec.reading import read_revision
-from mmuspec.specfiles import load_spec, save_spec
+from mmuspec.specfiles import is_canonical, load_spec, save_spec
 
 
 def regenerate(directory: Path, doc: str, tree: Path | None = None, rev: str | None = None) -> Iterator[str]:
@@ -33,8 +33,11 @@ def regenerate(directory: Path, doc: str, tree: Path | None = None, rev: str | N
             f"{spec.source.sha256[:16]}",
             directory,
         )
-    if merged.spec != spec:
+    same = merged.spec == spec
+    if not same or not is_canonical(spec, directory):
         save_spec(merged.spec, directory)
+        if same:
+            yield f"{directory}: written in the canonical form, so that the next change shows what changed"
     yield from _report(merged, directory)
 
 

@@ -60,14 +60,20 @@ def load_spec(directory: Path) -> Spec:
 
 def save_spec(spec: Spec, directory: Path) -> None:
     """Write a spec folder: all of its files are replaced at once, or, on an error, none."""
-    files: dict[str, str | bytes] = {
-        f"{name}.yaml": dump(content) for name, content in _sections(spec).items()
-    }
-    if spec.obsolete:
-        files[OBSOLETE] = dump(_obsolete(spec.obsolete))
+    files: dict[str, str | bytes] = {**_canonical(spec)}
     if (directory / gaps.NAME).exists():  # people's; it is no part of what is written here, and stays
         files[gaps.NAME] = (directory / gaps.NAME).read_bytes()
     folder.replace(directory, files, pattern="*.yaml")
+
+
+def is_canonical(spec: Spec, directory: Path) -> bool:
+    """Are the files that a spec was read from what it would be written as? People do not wrap as the tool does."""
+    return all((directory / name).read_bytes() == text.encode() for name, text in _canonical(spec).items())
+
+
+def _canonical(spec: Spec) -> dict[str, str]:
+    files = {f"{name}.yaml": dump(content) for name, content in _sections(spec).items()}
+    return files | ({OBSOLETE: dump(_obsolete(spec.obsolete))} if spec.obsolete else {})
 
 
 def items_as_yaml(items: Iterable[SpecItem]) -> str:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from conformance import violations
 from conformance.broken import BrokenModel
 from conformance.pictures import NEWEST, Attach, Camera
-from conformance.short_scenarios import Reader
+from conformance.scenario.short_scenarios import Reader
 from mmu_model.kernels import KERNELS
 from mmu_model.scenario import Scenario, read_scenario
 from mmu_model.snapshot import MmuKind

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.kvm.touched import KERNEL, the_slot, touched_guest
 from conformance.looking import structs
 from conformance.races.actors import faults, lets_go, migrates, obtains_root, zaps_all
 from conformance.scenes import MIB, PAGE, USED, Scene, editing_guest, guest
+from conformance.tdp.touched import KERNEL, the_slot, touched_guest
 from mmu_model.hardware import Gfn
 from mmu_model.kvm.dirty_log import kvm_mmu_slot_apply_flags
 from mmu_model.kvm.fault import KvmPageFault

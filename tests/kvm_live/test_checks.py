@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.handmade import LEAF, TABLE, page, snapshot
+from conformance.snapshot.handmade import LEAF, TABLE, page, snapshot
 from kvm_live.checks import disagreements
 from kvm_live.memory import BadAddressError
 from kvm_live.vm import VmDecoder

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from conformance.handmade import LEAF, TABLE, page, snapshot
+from conformance.snapshot.handmade import LEAF, TABLE, page, snapshot
 from kvm_live.trace import Trace
 from mmu_model.snapshot import Gfn, MmuKind, Role, Snapshot
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from conformance.short_scenarios import HEAD, Reader, with_steps
+from conformance.scenario.short_scenarios import HEAD, Reader, with_steps
 from mmu_model.scenario import Mode
 from mmu_model.scenario.schema import (
     Access,

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.kvm.touched import KERNEL, the_slot, touched_guest
 from conformance.looking import structs
 from conformance.races.truths import leafs, whole
 from conformance.scenes import MIB, PAGE, Scene, guest
+from conformance.tdp.touched import KERNEL, the_slot, touched_guest
 from mmu_model.hardware import Gfn
 from mmu_model.kvm.dirty_log import kvm_mmu_slot_apply_flags
 from mmu_model.kvm.locks import Hold

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from conformance.handmade import page, two_levels
+from conformance.snapshot.handmade import page, two_levels
 from mmu_model.snapshot import (
     Entry,
     Gfn,

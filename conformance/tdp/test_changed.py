@@ -2,11 +2,11 @@
 
 import pytest
 
-from conformance.kvm.touched import KERNEL, the_slot, touched_guest
 from conformance.looking import backing, structs
 from conformance.races.actors import faults
 from conformance.races.truths import leaf, whole
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from conformance.tdp.touched import KERNEL, the_slot, touched_guest
 from mmu_model.hardware import Gfn
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.fault import KvmPageFault

@@ -2,11 +2,11 @@
 
 import pytest
 
-from conformance.kvm.touched import KERNEL, the_slot, touched_guest
 from conformance.looking import backing, structs
 from conformance.races.actors import faults, zaps_all
 from conformance.races.truths import leaf, leafs, whole
 from conformance.scenes import MIB, PAGE, Scene, guest, nested_guest
+from conformance.tdp.touched import KERNEL, the_slot, touched_guest
 from mmu_model.hardware import Gfn, Registers
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.locks import LockNotHeld

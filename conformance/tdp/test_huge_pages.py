@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from conformance.kvm.touched import KERNEL
 from conformance.looking import structs
 from conformance.races.actors import faults
 from conformance.races.truths import leafs, whole
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from conformance.tdp.touched import KERNEL
 from mmu_model.kvm.memory_region import set_memory_region_flags
 from mmu_model.kvm.memslot import KVM_MEM_LOG_DIRTY_PAGES, KvmMemorySlot
 from mmu_model.kvm.spte import PT64_NX_MASK, PT_DIRTY_MASK, PT_PAGE_SIZE_MASK, spte_to_pfn

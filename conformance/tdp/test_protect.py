@@ -2,11 +2,11 @@
 
 import pytest
 
-from conformance.kvm.touched import KERNEL, the_slot, touched_guest
 from conformance.looking import backing
 from conformance.races.actors import lets_go, obtains_root
 from conformance.races.truths import leaf, leafs
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from conformance.tdp.touched import KERNEL, the_slot, touched_guest
 from mmu_model.hardware import Gfn, Pfn
 from mmu_model.kvm.errors import KvmBug
 from mmu_model.kvm.process import HostMapping

@@ -9,7 +9,7 @@ from math import comb
 
 import pytest
 
-from conformance.actors import Counter, adders, adds, adds_under_the_lock, walkers, walks
+from conformance.schedule.actors import Counter, adders, adds, adds_under_the_lock, walkers, walks
 from mmu_model.kvm.task import Steps
 from mmu_model.schedule import Bound, BoundReached, NeverYields, Race, ScheduleFailed, explore, replay
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.kvm.touched import KERNEL
 from conformance.looking import structs
 from conformance.scenes import MIB, PAGE, Scene, guest
+from conformance.tdp.touched import KERNEL
 from mmu_model.hardware import Gfn, Pfn
 from mmu_model.kvm.locks import Hold, LockNotHeld
 from mmu_model.kvm.memslot import KvmMemorySlot

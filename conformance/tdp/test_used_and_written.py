@@ -2,11 +2,11 @@
 
 import pytest
 
-from conformance.kvm.touched import ADDRESSES, KERNEL, the_slot, touched_guest
 from conformance.looking import backing
 from conformance.races.actors import harvests
 from conformance.races.truths import leaf, leafs
 from conformance.scenes import GIB, MIB, PAGE, Scene, guest
+from conformance.tdp.touched import ADDRESSES, KERNEL, the_slot, touched_guest
 from mmu_model.hardware import Gfn
 from mmu_model.kvm.dirty_log import kvm_vm_ioctl_get_dirty_log
 from mmu_model.kvm.locks import LockNotHeld

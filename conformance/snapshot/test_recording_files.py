@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conformance.handmade import page, root, two_levels
+from conformance.snapshot.handmade import page, root, two_levels
 from mmu_model.snapshot import (
     SCHEMA,
     Address,

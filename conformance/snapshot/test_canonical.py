@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from conformance.handmade import (
+from conformance.snapshot.handmade import (
     LARGE_LEAF,
     LEAF,
     NOT_LOADED,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.short_scenarios import HEAD, Reader
+from conformance.scenario.short_scenarios import HEAD, Reader
 from mmu_model.scenario import Mode, Op, Touch, compile_scenario, touches
 from mmu_model.scenario.layout import MACHINE_SIZE, PAGE, STEPS, USER_CODE
 from mmu_model.scenario.schema import Place

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.short_scenarios import HEAD, Reader, with_steps
+from conformance.scenario.short_scenarios import HEAD, Reader, with_steps
 from mmu_model.scenario import (
     HostOp,
     Op,
@@ -19,8 +19,8 @@ from mmu_model.scenario.layout import MACHINE_SIZE, PAGE, SMM_STEPS, STEPS, STEP
 from mmu_model.scenario.schema import Place
 from mmu_model.scenario.tables import GuestTables
 
-SCENARIOS = Path(__file__).parent / "scenarios"
-RECORDINGS = Path(__file__).parent / "recordings"
+SCENARIOS = Path(__file__).parents[1] / "scenarios"
+RECORDINGS = Path(__file__).parents[1] / "recordings"
 
 
 def ops(program: Program) -> list[tuple[Op, int, int]]:

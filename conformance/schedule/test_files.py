@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.actors import adders, adds
+from conformance.schedule.actors import adders, adds
 from mmu_model.schedule import (
     ScheduleFailed,
     Step,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.short_scenarios import HEAD, Reader, with_steps
+from conformance.scenario.short_scenarios import HEAD, Reader, with_steps
 from mmu_model.scenario import ScenarioError, compile_scenario, read_scenario
 
 REAL = "title: x\nmode: real\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.short_scenarios import Reader, with_steps
+from conformance.scenario.short_scenarios import Reader, with_steps
 from mmu_model.run import RunError, run_scenario, unexpected
 from mmu_model.snapshot import MmuKind
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.actors import Counter, adders, adds, adds_under_the_lock, walks
+from conformance.schedule.actors import Counter, adders, adds, adds_under_the_lock, walks
 from mmu_model.kvm.locks import Mutex
 from mmu_model.kvm.task import Spin, Steps, current
 from mmu_model.schedule import (

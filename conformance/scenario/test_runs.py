@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.short_scenarios import HEAD, Reader, with_steps
+from conformance.scenario.short_scenarios import HEAD, Reader, with_steps
 from mmu_model.run import run_scenario, unexpected
 from mmu_model.scenario.schema import Place
 from mmu_model.scenario.tables import GuestTables

@@ -1,0 +1,1 @@
+"""Orders of what happens at once: explored, written down, replayed."""

@@ -1,0 +1,1 @@
+"""The TDP MMU below and between the statements: roots, tables that are linked and taken out, who may overtake."""

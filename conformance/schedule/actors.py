@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mmu_model.kvm.locks import SpinLock
+from mmu_model.kvm.locks import Mutex, SpinLock
 from mmu_model.kvm.task import Steps
 from mmu_model.schedule import Race
 
@@ -54,3 +54,17 @@ def walks(steps: int) -> Steps[None]:
 def walkers(*steps: int) -> Callable[[], Race]:
     """Actors that have nothing to do with each other."""
     return lambda: Race({f"walker {n}": walks(count) for n, count in enumerate(steps)})
+
+
+def takers_in_two_orders() -> Race:
+    """Actors that each take two locks, the one in the other's reverse order."""
+    a, b = Mutex("a"), Mutex("b")
+    return Race({"one": _takes(a, b), "two": _takes(b, a)})
+
+
+def _takes(first: Mutex, second: Mutex) -> Steps[None]:
+    yield from first.wait()
+    with first:
+        yield from second.wait()
+        with second:
+            pass

@@ -4,8 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.schedule.actors import Counter, adders, adds, adds_under_the_lock, walks
-from mmu_model.kvm.locks import Mutex
+from conformance.schedule.actors import (
+    Counter,
+    adders,
+    adds,
+    adds_under_the_lock,
+    takers_in_two_orders,
+    walks,
+)
 from mmu_model.kvm.task import Spin, Steps, current
 from mmu_model.schedule import (
     NeverYields,
@@ -68,26 +74,15 @@ def test_a_failure_at_the_end_says_so() -> None:
 
 
 def test_who_is_stuck_at_the_end_of_a_replay_is_told() -> None:
-    def takes(first: Mutex, second: Mutex) -> Steps[None]:
-        yield from first.wait()
-        with first:
-            yield from second.wait()
-            with second:
-                pass
-
-    def start() -> Race:
-        a, b = Mutex("a"), Mutex("b")
-        return Race({"one": takes(a, b), "two": takes(b, a)})
-
     with pytest.raises(ScheduleFailed) as found:
-        explore(start)
+        explore(takers_in_two_orders)
     with pytest.raises(
         ScheduleFailed, match=r"nobody can go on: one waits for b .*; two waits for a "
     ) as again:
-        replay(start, found.value.schedule)
+        replay(takers_in_two_orders, found.value.schedule)
     assert again.value.steps == found.value.steps
     with pytest.raises(ScheduleFailed, match="nobody can go on"):
-        blocked_steps(start())
+        blocked_steps(takers_in_two_orders())
 
 
 def test_an_actor_runs_as_a_task_of_its_name_and_leaves_without_locks() -> None:

@@ -6,8 +6,15 @@ from math import comb
 
 import pytest
 
-from conformance.schedule.actors import Counter, adders, adds, adds_under_the_lock, walkers, walks
-from mmu_model.kvm.locks import Mutex
+from conformance.schedule.actors import (
+    Counter,
+    adders,
+    adds,
+    adds_under_the_lock,
+    takers_in_two_orders,
+    walkers,
+    walks,
+)
 from mmu_model.kvm.task import Spin, Steps
 from mmu_model.schedule import (
     Bound,
@@ -95,19 +102,8 @@ def test_preemptions_can_be_bounded() -> None:
 
 
 def test_locks_taken_in_two_orders_are_a_deadlock() -> None:
-    def takes(first: Mutex, second: Mutex) -> Steps[None]:
-        yield from first.wait()
-        with first:
-            yield from second.wait()
-            with second:
-                pass
-
-    def start() -> Race:
-        a, b = Mutex("a"), Mutex("b")
-        return Race({"one": takes(a, b), "two": takes(b, a)})
-
     with pytest.raises(ScheduleFailed, match="nobody can go on: one waits for b is held by two; two waits"):
-        explore(start)
+        explore(takers_in_two_orders)
 
 
 def test_an_actor_that_spins_is_no_progress() -> None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from conformance.broken import BrokenModel
-from mmu_model.hardware import CR0_PG, PAGE_SHIFT
+from conformance.violations.reaction_to_events import nested_tables_are_not_walked
+from mmu_model.hardware import CR0_PG
 from mmuspec.violations import violates
 
 
@@ -80,16 +81,7 @@ def leaves_leave_the_last_translation_out(model: BrokenModel) -> None:
 )
 def leaves_leave_the_first_translation_out(model: BrokenModel) -> None:
     """What a table that is shadowed says of the frame does not count: an address stands for itself."""
-
-    def wrap(original: Any) -> Any:
-        def wrong(memory: Any, paging: Any, how: Any, address: int) -> Any:
-            walker = original(memory, paging, how, address)
-            walker.gfn = address >> PAGE_SHIFT
-            return walker
-
-        return wrong
-
-    model.wrap("kvm.guest_walk.walk_addr", wrap)
+    nested_tables_are_not_walked(model)
 
 
 @violates("shadow-pages/leaf/lowest-level-of-the-stack", "shadow-pages/paging-tdp/gpa-to-hpa")

@@ -1,5 +1,6 @@
 """Fixtures of all conformance tests, and how a violation breaks the model."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -70,3 +71,9 @@ def _broken(violation: Violation) -> Iterator[None]:
         yield
     finally:
         model.restore()
+
+
+def pytest_collection_finish() -> None:
+    """What has been collected stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()

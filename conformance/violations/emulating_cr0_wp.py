@@ -268,7 +268,7 @@ def _with_wp_too(model: BrokenModel, **sources: str) -> None:
 
     def wrap(original: Any) -> Any:
         def wrong(cpu_role: Any) -> Any:
-            fields = {field: int(getattr(cpu_role.ext, bit)) for field, bit in sources.items()}
+            fields = {field: int(cpu_role.ext.has(bit)) for field, bit in sources.items()}
             return original(cpu_role).replace(**fields)
 
         return wrong

@@ -111,7 +111,7 @@ class KvmPageFault:
         self.max_level = KVM_MAX_HUGEPAGE_LEVEL
         self.req_level = PG_LEVEL_4K
         self.goal_level = PG_LEVEL_4K
-        self.gfn: Gfn
+        self.gfn = Gfn(0)  # as C leaves it where a walk of the guest's tables is to find it
         self.slot: KvmMemorySlot | None = None
         self.mmu_seq: int
         self.pfn: Pfn | None = None

@@ -21,15 +21,16 @@ def vm(request: pytest.FixtureRequest) -> VirtualMachine:
 
 
 def test_a_moved_slot_is_elsewhere_with_its_memory(vm: VirtualMachine) -> None:
-    slot = vm.add_memory(4 * MIB, MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
+    slot = vm.add_memory(4 * MIB, 6 * MIB, flags=KVM_MEM_LOG_DIRTY_PAGES)
     cpu = vm.add_cpu()
-    cpu.write(4 * MIB + 0x2000, 0x1234)
+    for offset in (0x2000, 5 * MIB):
+        cpu.write(4 * MIB + offset, offset)
     generation = vm.kvm.memslots[0].generation
 
-    moved = move_memory_region(vm.kvm, slot, 8 * MIB)
+    moved = move_memory_region(vm.kvm, slot, 16 * MIB)
 
-    assert cpu.read(8 * MIB + 0x2000) == 0x1234
-    assert moved.dirty_bitmap == {Gfn(0x802)}
+    assert [cpu.read(16 * MIB + offset) for offset in (0x2000, 5 * MIB)] == [0x2000, 5 * MIB]
+    assert moved.dirty_bitmap == {Gfn(0x1002), Gfn(0x1500)}
     assert vm.kvm.memslots[0].generation == generation + 4  # invalid, then moved
     assert vm.kvm.memslots[0].find(4 * MIB >> 12) is None
 

@@ -57,6 +57,15 @@ def test_a_table_that_translates_the_very_store_is_written_by_kvm(kernel: str) -
     assert scene.cpu.vcpu.stat["pf_emulate"] > emulated
 
 
+def test_a_table_that_translates_a_store_nobody_knows_is_not_tried_for_ever(kernel: str) -> None:
+    """It would have to be shadowed again for the very store: KVM gives up, and tells the process."""
+    scene = editing_guest(kernel, {0x5000: 0x6000})
+    own = scene.gpte(scene.window + FREE, 2)
+
+    with pytest.raises(EmulationFailed):
+        other_store(scene, own, 1 << 5, known=False)
+
+
 def test_each_instruction_gets_another_try(kernel: str) -> None:
     """What was let try again is one instruction at one address: the next one is not emulated either."""
     scene = editing_guest(kernel, {0x5000: 0x6000})

@@ -56,7 +56,7 @@ def test_an_item_is_told_statement_by_statement() -> None:
 
     first, second = (told.index(scene.find(SPEC, "state.level", n)) for n in (0, 1))
     assert first < second
-    assert "survives every test" in told[second:]
+    assert "killed by no test in these results" in told[second:]
     assert "live 6.12 recordings/6.12/levels.json" in told[:second]
 
 

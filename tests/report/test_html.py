@@ -155,7 +155,7 @@ def test_a_card_tells_all() -> None:
     ):
         assert fact in told
     assert "live 6.12 recordings/6.12/levels.json" in fold(statement("state.level").text)
-    assert "sizes_are_lost survives every test" in fold(statement("state.level", 1).text)
+    assert "sizes_are_lost killed by no test in these results" in fold(statement("state.level", 1).text)
     assert f"failed {scene.T}kind" in fold(statement("state.kind").text)
 
 

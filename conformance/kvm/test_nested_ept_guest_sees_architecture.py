@@ -110,7 +110,7 @@ machines = st.tuples(
 
 @pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT], ids=lambda kind: kind.value)
 @pytest.mark.parametrize("kernel", list(KERNELS))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(machine=machines, program=programs)
 def test_a_nested_guest_sees_the_architecture(
     kernel: str, mmu: MmuKind, machine: tuple[Mode, TdpFormat, int], program: list[tuple[Any, ...]]
@@ -125,7 +125,7 @@ def test_a_nested_guest_sees_the_architecture(
 
 
 @pytest.mark.parametrize("kernel", list(KERNELS))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(machine=machines, program=device_programs)
 def test_a_nested_guest_sees_devices_where_its_hypervisor_has_them(
     kernel: str, machine: tuple[Mode, TdpFormat, int], program: list[tuple[Any, ...]]

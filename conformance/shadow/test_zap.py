@@ -189,6 +189,32 @@ def test_nested_tables_that_nothing_leads_to_go_with_what_led_there(
     assert pte_list(scene.vm.host, shadows[1].parent_ptes) == []
 
 
+def test_nested_tables_that_are_somebodys_root_stay(kernel: str) -> None:
+    """They would be zapped with what led there, but for the vCPU that holds them (mmu.c: mmu_page_zap_pte)."""
+    scene = nested_guest(kernel, MmuKind.TDP, mapped={0x5000: HERE})
+    scene.reads(0x5000)
+    shadows = {sp.role.level: sp for sp in structs(scene.vm) if not sp.role.direct and sp.role.guest_mode}
+    shadows[1].root_count += 1
+
+    commit(scene, prepare(scene, shadows[2])[1])
+
+    assert [sp in structs(scene.vm) for sp in (shadows[2], shadows[1])] == [False, True]
+    assert not shadows[1].role.invalid
+
+
+def test_without_nested_paging_tables_of_nested_guests_stay_as_others_do(kernel: str) -> None:
+    """A guest's own tables are likely to be linked again (mmu.c: mmu_page_zap_pte, tdp_enabled)."""
+    scene = guest(kernel, MmuKind.SHADOW, "4-level", mapped={0x5000: HERE})
+    scene.cpu.enter_nested(None, scene.cpu.vcpu.registers)
+    scene.reads(0x5000)
+    shadows = {sp.role.level: sp for sp in structs(scene.vm) if not sp.role.direct and sp.role.guest_mode}
+
+    commit(scene, prepare(scene, shadows[2])[1])
+
+    assert [sp in structs(scene.vm) for sp in (shadows[2], shadows[1])] == [False, True]
+    assert pte_list(scene.vm.host, shadows[1].parent_ptes) == []
+
+
 def test_tables_that_two_lead_to_stay_for_the_other(kernel: str) -> None:
     """The same table of the hypervisor twice in a directory of its nested tables, and that twice above."""
     scene = nested_guest(kernel, MmuKind.TDP, mapped={0x5000: HERE})

@@ -90,7 +90,8 @@ def mmu_page_zap_pte(kvm: Kvm, sp: KvmMmuPage, sptep: Sptep, invalid_list: Inval
         return 0
     child = spte_to_child_sp(kvm.host, spte)
     drop_parent_pte(kvm, child, sptep)
-    if invalid_list is not None and child.role.guest_mode and not child.parent_ptes.val:
+    lonely = not child.root_count and not child.parent_ptes.val
+    if kvm.parameters.tdp_enabled and invalid_list is not None and child.role.guest_mode and lonely:
         return kvm_mmu_prepare_zap_page(kvm, child, invalid_list)
     return 0
 

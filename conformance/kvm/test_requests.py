@@ -4,6 +4,9 @@ import pytest
 
 from conformance.looking import structs
 from conformance.scenes import MIB, Scene, editing_guest, guest, nested_guest
+from mmu_model.hardware import CR4_PCIDE
+from mmu_model.hardware.control import CR3_NO_FLUSH
+from mmu_model.kvm.registers import kvm_set_cr3
 from mmu_model.kvm.requests import check_request, make_request
 from mmu_model.kvm.shadow_walk import reading_shadow_page_tables
 from mmu_model.kvm.task import WouldWaitForEver
@@ -32,6 +35,21 @@ NUMBERS = {
 }
 """Those of x86 are counted from 8 (KVM_ARCH_REQ)."""
 WAITED_FOR = {KVM_REQ_TLB_FLUSH, KVM_REQ_TLB_FLUSH_GUEST, KVM_REQ_MMU_FREE_OBSOLETE_ROOTS}
+
+
+@pytest.mark.parametrize("mmu", [MmuKind.TDP, MmuKind.DIRECT])
+def test_a_flushing_cr3_asks_for_the_guests_tlb_under_nested_paging(kernel: str, mmu: MmuKind) -> None:
+    """KVM's tables are not concerned, but the processor may remember the PCID (x86.c: kvm_invalidate_pcid); the
+    registers are others in any case."""
+    cpu = guest(kernel, mmu, "4-level", mapped={0x5000: 0x6000}).cpu
+    vcpu = cpu.vcpu
+    cpu.mov_cr4(vcpu.registers.cr4 | CR4_PCIDE)
+    for flags, flush in ((0, KVM_REQ_TLB_FLUSH_GUEST), (CR3_NO_FLUSH, 0)):
+        vcpu.requests = 0
+
+        kvm_set_cr3(vcpu, vcpu.registers.cr3 | flags)
+
+        assert vcpu.requests == KVM_REQ_LOAD_MMU_PGD | flush
 
 
 def test_each_request_is_the_bit_of_its_number() -> None:

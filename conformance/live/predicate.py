@@ -5,17 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from mmu_model.snapshot import Entry, Kind, PageId, ShadowPage, Snapshot, Spte, Word
 from mmu_model.snapshot.role import RoleWord
 
 Check: TypeAlias = Callable[[Snapshot], Iterator[str]]
 Corruption: TypeAlias = Callable[[Snapshot], Snapshot | None]
+C = TypeVar("C", bound=Callable[..., Iterator[str]])
 
 
 @dataclass(frozen=True)
-class Predicate:
+class Claimed(Generic[C]):
     """A check that yields what contradicts ``statements`` (ids of the spec), nothing if they hold.
 
     ``corrupt`` gives a snapshot that the check must refuse, or None where the snapshot has nothing the
@@ -23,13 +24,17 @@ class Predicate:
     """
 
     statements: tuple[str, ...]
-    check: Check
+    check: C
     corrupt: Corruption
 
     @property
     def name(self) -> str:
         """The name of the check."""
-        return self.check.__name__
+        return str(getattr(self.check, "__name__"))  # noqa: B009  a function's, which not all that is called has
+
+
+class Predicate(Claimed[Check]):
+    """Is asked of a snapshot by itself."""
 
 
 PREDICATES: list[Predicate] = []

@@ -24,23 +24,13 @@ from mmu_model.snapshot import (
 )
 
 from .guest import Memory
-from .predicate import Corruption, entry_of, with_page
+from .predicate import Claimed, Corruption, entry_of, with_page
 
 Check: TypeAlias = Callable[[Snapshot, Memory], Iterator[str]]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A check that yields what contradicts ``statements``; ``corrupt`` as with a Predicate."""
-
-    statements: tuple[str, ...]
-    check: Check
-    corrupt: Corruption
-
-    @property
-    def name(self) -> str:
-        """The name of the check."""
-        return self.check.__name__
+class Reading(Claimed[Check]):
+    """Is asked of a snapshot and of what lay in the guest's memory then."""
 
 
 READINGS: list[Reading] = []

@@ -71,9 +71,10 @@ def kvm_set_cr3(vcpu: KvmVcpu, value: int) -> None:
 def kvm_invalidate_pcid(vcpu: KvmVcpu, pcid: int) -> None:
     """The guest flushed a PCID: the loaded root is synchronized, those remembered for it go.
 
-    Under nested paging no root is for a PCID, and the processor, loaded anew, remembers nothing.
+    Under nested paging no root is for a PCID, but the processor's TLB may have what the guest flushes.
     """
     if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.requests |= KVM_REQ_TLB_FLUSH_GUEST
         return
     registers, mmu = vcpu.registers, vcpu.mmu
     if pcid == registers.pcid:

@@ -65,12 +65,12 @@ def kvm_mmu_new_pgd(vcpu: KvmVcpu, new_pgd: int) -> None:
     """The guest selected other tables: take a root that is remembered, or none, so that one is got.
 
     The root that was loaded is remembered in its turn; of those remembered the one not used for longest goes.
-    What is below the root that was taken is as it was left: whoever has to flush asks for that besides, and for
-    the root to be loaded in any case, for the registers are others.
+    What is below the root that was taken is as it was left: whoever has to flush asks for that besides.
     """
     mmu, role = vcpu.mmu, vcpu.mmu.root_role
     if not _fast_pgd_switch(vcpu.kvm, mmu, new_pgd, role):
         return
+    vcpu.requests |= KVM_REQ_LOAD_MMU_PGD
     vcpu_clear_mmio_info(vcpu)
     sp = root_to_sp(vcpu.kvm.host, mmu.root.hpa)
     if sp is not None and not role.direct:

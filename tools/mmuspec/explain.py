@@ -89,7 +89,8 @@ def _facts(dossier: Dossier) -> Iterator[tuple[str, Iterable[str]]]:
     tests = [f"{each.outcome}  {each.family}{'  (refutes)' * each.refutes}" for each in dossier.trials]
     yield "Tests", tests or ["none"]
     violations = [
-        f"{name}: " + (f"killed by {', '.join(map(str, killers))}" if killers else "killed by no test in these results")
+        f"{name}: "
+        + (f"killed by {', '.join(map(str, killers))}" if killers else "killed by no test in these results")
         for name, killers in ((killing.name, killing.killers) for killing in dossier.killings)
     ]
     yield "Violations", violations or ["none"]
